@@ -1,0 +1,1 @@
+"""Runs task graphs. Below: events → protocol → taskgraph → kernels → (local | remote | simulate)."""

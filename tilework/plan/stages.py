@@ -1,0 +1,327 @@
+"""Stages: what a plan is lowered to. One fused piece of work over a grid of blocks, described as data.
+
+A stage says which blocks of which other stages each of its blocks needs (:class:`StageInput`), by arithmetic on whole
+index arrays; what its blocks weigh (``out_bytes``) and what making one needs on top (``work_bytes``). The work itself
+is a :class:`Program` (arrays) or :class:`Calls` (delayed functions). Engines interpret it; nothing here runs anything.
+
+How a block of a Program is made::
+
+    operands                       segments                              outputs
+    ────────                       ────────                              ───────
+    Leaf       read a source       TileSegment   elementwise steps over  a value kept as the block,
+    Block      one block of an     tiles, maybe reduced at the end       or written to a sink
+               earlier stage       BlockSegment  one function of whole
+    Assembled  pieces of several   blocks
+    Grouped    several blocks, for
+               one function
+
+Values are numbered: first the operands, then what each segment yields, in order. A value's *axes* say which domain
+axis (axis of the stage's grid) each of its own axes lies along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tilework.plan.blocks import AxisChunks
+from tilework.plan.ops import BlockFunction, Call
+from tilework.plan.protocols import Region, Sink, Source
+from tilework.plan.reductions import Reduction
+
+# ---------------------------------------------------------------- which blocks a block needs
+
+
+@dataclass(frozen=True, slots=True)
+class AxisMap:
+    """Along one axis of a producer: blocks needed by grid index ``k`` are ``blocks[indptr[k]:indptr[k + 1]]``.
+
+    ``axis`` is the consumer's grid axis that gives ``k``; None means that ``k`` is 0 for every task.
+    """
+
+    axis: int | None
+    indptr: np.ndarray
+    blocks: np.ndarray
+
+    @classmethod
+    def identity(cls, axis: int, n: int) -> AxisMap:
+        """Block ``k`` needs block ``k``."""
+        return cls(axis, np.arange(n + 1), np.arange(n))
+
+    @classmethod
+    def all(cls, n: int) -> AxisMap:
+        """Every task needs all ``n`` blocks of this axis."""
+        return cls(None, np.array([0, n]), np.arange(n))
+
+    @classmethod
+    def groups(cls, axis: int, n: int, size: int) -> AxisMap:
+        """Block ``k`` needs blocks ``k * size`` to ``(k + 1) * size``, cut at ``n``."""
+        return cls(axis, np.minimum(np.arange(0, n + size, size), n), np.arange(n))
+
+    def count(self, index: tuple[int, ...]) -> int:
+        """How many blocks of this axis the task at grid ``index`` needs."""
+        k = 0 if self.axis is None else index[self.axis]
+        return int(self.indptr[k + 1] - self.indptr[k])
+
+
+@dataclass(frozen=True, slots=True)
+class GridMap:
+    """The blocks needed are the product of one AxisMap per axis of the producer's grid, in C order."""
+
+    maps: tuple[AxisMap, ...]
+
+    def counts(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """How many blocks along each producer axis the task at grid ``index`` needs."""
+        return tuple(m.count(index) for m in self.maps)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMap:
+    """Task ``i`` needs block ``i``, counting both grids in C order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplicitMap:
+    """Task ``i`` needs producer blocks (flat numbers) ``blocks[indptr[i]:indptr[i + 1]]``."""
+
+    indptr: np.ndarray
+    blocks: np.ndarray
+
+
+Dependence: TypeAlias = GridMap | LinearMap | ExplicitMap
+
+
+@dataclass(frozen=True, slots=True)
+class StageInput:
+    """Blocks of stage number ``producer``. If that stage has several outputs, ``pick`` chooses one of them."""
+
+    producer: int
+    blocks: Dependence
+    pick: int | None = None
+
+
+# ---------------------------------------------------------------- operands
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A region of a source, read by the task itself.
+
+    Source axis ``j`` has blocks ``chunks[j]`` (in the coordinates of ``region``) and follows grid axis ``axes[j]``
+    (None: it has one block only). Axes in ``drop`` have length one and are squeezed from what was read.
+    """
+
+    source: Source
+    region: Region
+    chunks: tuple[AxisChunks, ...]
+    axes: tuple[int | None, ...]
+    drop: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The one block that stage input number ``input`` yields."""
+
+    input: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Several blocks of stage input ``input``: joined along all axes into one, or as nested lists (C order)."""
+
+    input: int
+    concatenate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPieces:
+    """How an assembled block is put together along one axis.
+
+    Out block ``k`` (grid axis ``axis``; None: always 0) is made of pieces ``indptr[k]:indptr[k + 1]``. Piece ``p``
+    is ``src[p]`` of producer block ``blocks[p]`` and lands at ``dst[p]``; both are slices or integer arrays.
+    ``sizes[k]`` is the out block's length. The pieces' blocks equal those of the input's AxisMap, in order.
+    """
+
+    axis: int | None
+    indptr: np.ndarray
+    blocks: np.ndarray
+    src: Pieces
+    dst: Pieces
+    sizes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePieces:
+    """Piece ``p`` is ``slice(start[p], stop[p], step)``; a stop of -1 with a negative step means "through 0"."""
+
+    start: np.ndarray
+    stop: np.ndarray
+    step: int = 1
+
+    def __getitem__(self, p: int) -> slice:
+        stop = int(self.stop[p])
+        return slice(int(self.start[p]), None if stop < 0 else stop, self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPieces:
+    """Piece ``p`` is the integer array ``index[indptr[p]:indptr[p + 1]]``."""
+
+    indptr: np.ndarray
+    index: np.ndarray
+
+    def __getitem__(self, p: int) -> np.ndarray:
+        return self.index[self.indptr[p] : self.indptr[p + 1]]
+
+
+Pieces: TypeAlias = SlicePieces | IndexPieces
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """One block assembled from pieces of the blocks of several stage inputs (one for all but concatenation).
+
+    ``pieces[i]`` has one AxisPieces per axis of input ``inputs[i]``; inputs without pieces for a block give nothing.
+    ``drop`` lists axes (of length one) to squeeze afterwards. A block that is one whole piece is passed on uncopied.
+    """
+
+    inputs: tuple[int, ...]
+    pieces: tuple[tuple[AxisPieces, ...], ...]
+    dtype: np.dtype[Any]
+    drop: tuple[int, ...] = ()
+
+
+Operand: TypeAlias = Leaf | Block | Grouped | Assembled
+
+
+# ---------------------------------------------------------------- segments
+
+
+@dataclass(frozen=True, slots=True)
+class TileStep:
+    """``fn(*args, out=...)`` on tiles; Slots in ``args`` number the segment's own values (inputs, then steps)."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    dtype: np.dtype[Any]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileResult:
+    """The segment's own value ``value`` as a result, along domain axes ``axes`` (in the result's axis order).
+
+    Without ``reduction``: the whole block. With it: the partial over the result's axis numbers ``reduce_axes``.
+    """
+
+    value: int
+    axes: tuple[int, ...]
+    reduction: Reduction | None = None
+    reduce_axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TileSegment:
+    """Elementwise steps that run tile by tile. ``inputs[i] = (value, axes)``; values broadcast over missing axes."""
+
+    inputs: tuple[tuple[int, tuple[int, ...]], ...]
+    steps: tuple[TileStep, ...]
+    results: tuple[TileResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSegment:
+    """One function of whole values. Slots in ``function.args`` number ``inputs``, which number the program's values.
+
+    ``shape_axes``: for each axis of the result the announced sizes by grid axis, for checking; None: not checked.
+    """
+
+    function: BlockFunction
+    inputs: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    expected: tuple[tuple[AxisChunks, int | None], ...] | None
+    label: str
+
+
+Segment: TypeAlias = TileSegment | BlockSegment
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A value of the program as (part of) the block. With a ``sink`` it is written there and the block is None.
+
+    ``chunks`` and ``axes`` (one per axis of the value: sizes and grid axis) locate the region; ``offset`` shifts it.
+    """
+
+    value: int
+    sink: Sink | None = None
+    offset: tuple[int, ...] = ()
+    chunks: tuple[AxisChunks, ...] = ()
+    axes: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How a block of an array stage is made. ``domain`` holds the sizes along the grid axes (NaN: unknown)."""
+
+    domain: tuple[AxisChunks, ...]
+    operands: tuple[Operand, ...]
+    segments: tuple[Segment, ...]
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Delayed calls: task ``i`` is ``calls[i]``; its inputs come in the order of ``Call.inputs``.
+
+    Unlike other stages, a Calls stage may depend on itself; then its tasks are numbered in depth-first order,
+    inputs before users. ``stages`` and ``blocks`` name the inputs: those of task ``i`` are ``indptr[i]:indptr[i+1]``.
+    """
+
+    calls: list[Call]
+    indptr: np.ndarray
+    stages: np.ndarray
+    blocks: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlace:
+    """Where a block lies: what ``block_info``, ``block_id`` and arg-reductions are made from."""
+
+    index: tuple[int, ...]
+    grid: tuple[int, ...]
+    domain: tuple[AxisChunks, ...]
+
+    def offset(self, axis: int) -> int:
+        """First element of the block along a domain axis with known sizes."""
+        return int(self.domain[axis].bounds[self.index[axis]])
+
+
+@dataclass(slots=True)
+class Stage:
+    """One fused operation over a grid of blocks.
+
+    ``out_bytes`` and ``work_bytes`` are int64 arrays, one entry a task in C order of the grid, or of length one where
+    all tasks weigh the same. ``read_bytes`` and ``write_bytes`` are totals over the stage, for storage only.
+    """
+
+    label: str
+    grid: tuple[int, ...]
+    inputs: tuple[StageInput, ...]
+    work: Program | Calls
+    out_bytes: np.ndarray
+    work_bytes: np.ndarray
+    read_bytes: int = 0
+    write_bytes: int = 0
+    operations: tuple[str, ...] = field(default=())
+
+    @property
+    def size(self) -> int:
+        """Number of tasks."""
+        n = 1
+        for k in self.grid:
+            n *= k
+        return n
