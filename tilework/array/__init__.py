@@ -1,0 +1,1 @@
+"""NumPy and the array API in chunks: ``import tilework.array as ta``."""

@@ -1,0 +1,208 @@
+"""The array class: a wrapper around one plan node, and nothing else.
+
+Everything an :class:`Array` can be asked without computing (shape, dtype, chunks) comes from its node. Everything that
+makes a new array is a function of one of the sibling modules, which import this one; :mod:`tilework.array.methods`
+binds those functions to the class. So a new operation is a function in the module where it belongs, exported by the
+package, and one line in ``methods`` if NumPy has it as a method.
+
+Assignment (``x[0] = 1``, ``x += 1``) rebinds :attr:`Array.node` to a node for the changed array: what was built from
+the array before keeps the old values, as nodes never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import isnan, nan, prod
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from tilework import session
+from tilework.base.errors import UnknownChunksError
+from tilework.plan.blocks import AxisChunks, Chunks
+from tilework.plan.ops import ArrayNode
+
+
+class Array(NDArrayOperatorsMixin):
+    """A lazy, chunked n-dimensional array with NumPy's interface.
+
+    Made by :func:`tilework.array.from_array`, :func:`tilework.array.zeros` and the like, not by calling the class.
+    Operations return new arrays and run nothing; :meth:`compute` runs them all and returns a NumPy array.
+
+    Attributes
+    ----------
+    node
+        The plan node whose value this array is.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> x = ta.ones((4, 6), chunks=(2, 3))
+    >>> (x + 1).sum(axis=0)
+    tilework.array<sum, shape=(6,), dtype=float64, chunksize=(3,)>
+    """
+
+    __slots__ = ("__weakref__", "node")
+    __array_priority__ = 11
+
+    node: ArrayNode
+
+    # Functions of sibling modules, bound by tilework.array.methods.
+    __array_ufunc__: Callable[..., Any]
+    __array_function__: Callable[..., Any]
+    __getitem__: Callable[..., Array]
+    __setitem__: Callable[..., None]
+
+    def __init__(self, node: ArrayNode) -> None:
+        self.node = node
+
+    def __tilework_rebuild__(self, node: ArrayNode) -> Array:
+        return Array(node)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Array, (self.node,)
+
+    def __copy__(self) -> Array:
+        return Array(self.node)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Array:
+        return Array(self.node)
+
+    # ------------------------------------------------------------ metadata
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Length of each axis; NaN where chunk sizes are unknown (see :meth:`compute_chunk_sizes`)."""
+        return self.node.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the elements."""
+        return self.node.dtype
+
+    @property
+    def chunks(self) -> Chunks:
+        """For each axis the sizes of its blocks; NaN for sizes that are unknown."""
+        return self.node.chunks
+
+    @property
+    def chunksize(self) -> tuple[Any, ...]:
+        """The largest block size along each axis."""
+        return tuple(axis.largest for axis in self.chunks)
+
+    @property
+    def numblocks(self) -> tuple[int, ...]:
+        """Number of blocks along each axis."""
+        return self.node.grid
+
+    @property
+    def npartitions(self) -> int:
+        """Number of blocks."""
+        return prod(self.numblocks)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.node.ndim
+
+    @property
+    def size(self) -> Any:
+        """Number of elements; NaN if unknown."""
+        return prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> Any:
+        """Bytes of all elements together; NaN if unknown."""
+        return self.size * self.itemsize
+
+    @property
+    def name(self) -> str:
+        """A name that equal arrays share: the token of the array's node."""
+        return self.node.token
+
+    @property
+    def device(self) -> str:
+        """Where the data lives, for the array API: always ``"cpu"``."""
+        return "cpu"
+
+    # ------------------------------------------------------------ running
+
+    def compute(self, **options: Any) -> Any:
+        """Run the program and return the result as a NumPy array (a scalar for no dimensions).
+
+        Parameters
+        ----------
+        **options
+            ``scheduler``, ``memory`` and more: see :func:`tilework.compute`.
+        """
+        return session.compute(self, **options)[0]
+
+    def persist(self, **options: Any) -> Array:
+        """Run the program and keep its blocks in memory: an equal array that costs nothing to use again."""
+        (array,) = session.persist(self, **options)
+        return array  # type: ignore[no-any-return]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("a lazy array cannot be converted to NumPy without a copy; leave out copy=False")
+        return np.asarray(self.compute(), dtype=dtype)
+
+    def _item(self) -> Any:
+        """The one element, computed."""
+        if self.size != 1:
+            raise TypeError(f"only arrays of one element can be converted to Python scalars, not shape {self.shape}")
+        return np.asarray(self.compute()).item()
+
+    def item(self, *args: Any) -> Any:
+        """Compute and return one element as a Python scalar."""
+        return np.asarray(self.compute()).item(*args) if args else self._item()
+
+    def __bool__(self) -> bool:
+        if self.size == 1:
+            return bool(self._item())
+        raise ValueError(
+            f"the truth value of an array of shape {self.shape} is ambiguous; use .any() or .all() and compute it"
+        )
+
+    def __int__(self) -> int:
+        return int(self._item())
+
+    def __float__(self) -> float:
+        return float(self._item())
+
+    def __complex__(self) -> complex:
+        return complex(self._item())
+
+    def __index__(self) -> int:
+        if self.ndim or self.dtype.kind not in "iu":
+            raise TypeError(f"only integer arrays without dimensions can be used as an index, not {self!r}")
+        return int(self._item())
+
+    # ------------------------------------------------------------ container
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of unsized object")
+        n = self.shape[0]
+        if isnan(n):
+            raise UnknownChunksError(f"len() of {self!r} is not known; call compute_chunk_sizes() first")
+        return int(n)
+
+    def __iter__(self) -> Iterator[Array]:
+        if not self.ndim:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: object) -> bool:
+        return bool((self == value).any())
+
+    def __repr__(self) -> str:
+        shape = "({})".format(", ".join(map(str, self.shape)) + ("," if self.ndim == 1 else ""))
+        chunksize = "({})".format(", ".join(map(str, self.chunksize)) + ("," if self.ndim == 1 else ""))
+        return f"tilework.array<{self.node.label}, shape={shape}, dtype={self.dtype}, chunksize={chunksize}>"
