@@ -214,7 +214,8 @@ class TileStep:
 class TileResult:
     """The segment's own value ``value`` as a result, along domain axes ``axes`` (in the result's axis order).
 
-    Without ``reduction``: the whole block. With it: the partial over the result's axis numbers ``reduce_axes``.
+    ``axes`` is a permutation of the segment's axes. Without ``reduction``: the whole block. With it: the partial over
+    the result's axis numbers ``reduce_axes``.
     """
 
     value: int
@@ -225,18 +226,27 @@ class TileResult:
 
 @dataclass(frozen=True, slots=True)
 class TileSegment:
-    """Elementwise steps that run tile by tile. ``inputs[i] = (value, axes)``; values broadcast over missing axes."""
+    """Elementwise steps that run tile by tile, all over one index space.
+
+    ``axes`` are the domain axes of that space, ascending, and ``chunks`` its block sizes along each of them, so that a
+    task knows the shape of the space from its index (sizes that are NaN come from the inputs). Every step has this
+    shape. ``inputs[i] = (value, axes)`` are broadcast to it: along axes that they lack and along axes of length one.
+    An input axis that is -1 has length one and is squeezed. A result may name an input directly.
+    """
 
     inputs: tuple[tuple[int, tuple[int, ...]], ...]
     steps: tuple[TileStep, ...]
     results: tuple[TileResult, ...]
+    axes: tuple[int, ...]
+    chunks: tuple[AxisChunks, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSegment:
     """One function of whole values. Slots in ``function.args`` number ``inputs``, which number the program's values.
 
-    ``shape_axes``: for each axis of the result the announced sizes by grid axis, for checking; None: not checked.
+    ``expected``: for each axis of the result its announced sizes and the grid axis that picks one (None: the first);
+    None as a whole: not checked.
     """
 
     function: BlockFunction
