@@ -15,7 +15,7 @@ import numpy as np
 
 from tilework.base.errors import ChunkError, PlanError, UnknownChunksError
 from tilework.base.tokens import tokenize
-from tilework.plan import blocks
+from tilework.plan import blocks, reshaping
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import (
     ArrayNode,
@@ -388,9 +388,11 @@ def reshape(x: ArrayNode, shape: Sequence[int]) -> ArrayNode:
         return x
     if prod(shape) != prod(x.shape):
         raise PlanError(f"cannot reshape an array of shape {x.shape} into {tuple(shape)}: sizes differ")
-    before, after = blocks.reshape_plan(x.shape, x.chunks, tuple(shape))
-    x = rechunk(x, before)
-    return Reshape(x, after, "reshape-" + tokenize(tuple(shape), x.token))
+    for step in reshaping.reshape_route(x.shape, shape):
+        before, after = reshaping.reshape_plan(x.shape, x.chunks, step)
+        x = rechunk(x, before)
+        x = Reshape(x, after, "reshape-" + tokenize(step, x.token))
+    return x
 
 
 def from_value(value: Node, shape: Sequence[int], dtype: Any, label: str = "from-value") -> FromValue:
