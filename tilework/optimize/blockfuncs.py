@@ -1,0 +1,124 @@
+"""The functions of whole blocks that lowering itself puts into programs. Small, picklable, free of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tilework.plan.blocks import AxisChunks
+from tilework.plan.reductions import Reduction
+from tilework.plan.stages import BlockPlace
+
+
+def identity(block: np.ndarray) -> np.ndarray:
+    return block
+
+
+@dataclass(frozen=True)
+class ReshapeBlock:
+    """The block reshaped to what the chunks say at its place."""
+
+    chunks: tuple[AxisChunks, ...]
+
+    def __call__(self, block: np.ndarray, block_place: BlockPlace) -> np.ndarray:
+        return block.reshape([c[k] for c, k in zip(self.chunks, block_place.index, strict=True)])
+
+
+@dataclass(frozen=True)
+class ViewBlock:
+    """Axes of a block permuted, dropped, added and stretched, as a view.
+
+    ``labels`` are the labels of the block's axes (from the number of output axes on: dropped); ``sizes`` gives the
+    sizes of each output axis and the grid axis that picks one.
+    """
+
+    labels: tuple[int, ...]
+    sizes: tuple[tuple[AxisChunks, int | None], ...]
+
+    def __call__(self, block: np.ndarray, block_place: BlockPlace) -> np.ndarray:
+        ndim = len(self.sizes)
+        kept = sorted((label, axis) for axis, label in enumerate(self.labels) if label < ndim)
+        dropped = [axis for axis, label in enumerate(self.labels) if label >= ndim]
+        view = block.transpose([axis for _, axis in kept] + dropped)
+        have = dict(zip([label for label, _ in kept], view.shape, strict=False))
+        view = view.reshape([have.get(k, 1) for k in range(ndim)]) if len(have) < ndim or dropped else view
+        shape = []
+        for k, (chunks, axis) in enumerate(self.sizes):
+            size = chunks[0 if axis is None else block_place.index[axis]]
+            shape.append(size if size == size else have[k])  # NaN: as the block has it
+        return view if tuple(shape) == view.shape else np.broadcast_to(view, shape)
+
+
+@dataclass(frozen=True)
+class ReduceJoin:
+    """One level of a tree reduction: joined partials to one partial."""
+
+    reduction: Reduction
+    axes: tuple[int, ...]
+
+    def __call__(self, partial: Any) -> Any:
+        return self.reduction.combine(partial, axis=self.axes)
+
+
+@dataclass(frozen=True)
+class ReduceEnd:
+    """The last level: joined partials to the answer, reduced axes dropped unless they are kept."""
+
+    reduction: Reduction
+    axes: tuple[int, ...]
+    keepdims: bool
+    dtype: np.dtype[Any]
+    combine: bool
+
+    def __call__(self, partial: Any) -> np.ndarray:
+        if self.combine:
+            partial = self.reduction.combine(partial, axis=self.axes)
+        out = np.asarray(self.reduction.finalize(partial))
+        if out.dtype != self.dtype:
+            out = out.astype(self.dtype)
+        return out if self.keepdims else out.reshape([n for axis, n in enumerate(out.shape) if axis not in self.axes])
+
+
+@dataclass(frozen=True)
+class ScanStart:
+    """The scan inside the block, and the block's total."""
+
+    local: Callable[..., np.ndarray]
+    total: Callable[..., np.ndarray]
+    axis: int
+
+    def __call__(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.local(block, axis=self.axis), self.total(block, axis=self.axis)
+
+
+@dataclass(frozen=True)
+class ScanOffset:
+    """The total of all blocks so far, from the one before and this block's own."""
+
+    join: Callable[..., Any]
+
+    def __call__(self, before: list[Any], total: np.ndarray) -> np.ndarray:
+        return self.join(_only(before), total) if _only(before) is not None else total
+
+
+@dataclass(frozen=True)
+class ScanEnd:
+    """The scan inside the block joined to what came before."""
+
+    join: Callable[..., Any]
+
+    def __call__(self, local: np.ndarray, before: list[Any]) -> np.ndarray:
+        offset = _only(before)
+        return local if offset is None else self.join(offset, local)
+
+
+def _only(nested: Any) -> Any:
+    """The one block of nested lists, or None if they are empty."""
+    while isinstance(nested, list):
+        if not nested:
+            return None
+        nested = nested[0]
+    return nested

@@ -1,0 +1,245 @@
+"""Which nodes run together: the plan is cut into groups, each of which becomes one stage.
+
+Theory
+------
+Nodes are visited from the outputs to the leaves. Each visited node has *uses*: by which groups its users want it, and
+along which axes of those groups (a *map*: for each axis of the node the group's domain axis, None where it is dropped).
+
+- A node that one group wants, along one map, without repeating its blocks, joins that group: the chain is fused.
+- A node that several groups want along the same map joins them all into one group, if no group needs another's
+  result: the input is read once and every result is made in one pass (sum, mean and std of one array).
+- A source that costs nothing to read joins every group that wants it.
+- Any other node becomes the goal of a group of its own: its blocks are made once and kept until all users had them.
+
+A group ends in *goals*: a value that others need, the first step of a reduction or a scan, a store. What needs blocks
+in another arrangement (slices, rechunks, concatenations, halos) joins its user's group as an assembly of blocks that
+other groups make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from tilework.plan.blocks import Chunks
+from tilework.plan.graph import topological
+from tilework.plan.ops import (
+    ArrayNode,
+    Blockwise,
+    Call,
+    FromValue,
+    Node,
+    Points,
+    Reduce,
+    Reshape,
+    Scan,
+    Source,
+    Store,
+    Whole,
+)
+
+AxesMap: TypeAlias = tuple[int | None, ...]
+GoalKind: TypeAlias = Literal["value", "partial", "scan", "store"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a group makes. ``node`` is the array for "value", else the Reduce, Scan or Store that asked for it."""
+
+    kind: GoalKind
+    node: Node
+
+    @property
+    def array(self) -> ArrayNode:
+        """The array node whose blocks the goal is made from."""
+        return self.node if self.kind == "value" else self.node.inputs[0]  # type: ignore[return-value]
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes that become one stage. ``members`` maps each node that is computed inside to its map."""
+
+    goals: list[Goal]
+    domain: Chunks
+    members: dict[ArrayNode, AxesMap] = field(default_factory=dict)
+
+    def identity(self) -> AxesMap:
+        return tuple(range(len(self.domain)))
+
+
+class Grouping:
+    """The groups of a plan, made by :func:`group`."""
+
+    def __init__(self) -> None:
+        self.home: dict[Goal, Group] = {}  # every goal → the one group that makes it
+
+    @property
+    def groups(self) -> list[Group]:
+        """Every group, once."""
+        return list(dict.fromkeys(self.home.values()))
+
+    def add(self, goal: Goal) -> Group:
+        """A new group for ``goal``, over the blocks of its array."""
+        made = Group([goal], goal.array.chunks)
+        self.home[goal] = made
+        return made
+
+    def maker(self, node: Node) -> Group | None:
+        """The group that makes the blocks, or the first step, of ``node``, if one does."""
+        for kind in ("value", "partial", "scan"):
+            if (found := self.home.get(Goal(kind, node))) is not None:
+                return found
+        return None
+
+    def join(self, first: Group, others: Sequence[Group]) -> None:
+        """Make one group of several that have the same domain."""
+        for other in others:
+            first.goals += other.goals
+            first.members |= other.members
+            self.home |= dict.fromkeys(other.goals, first)
+
+
+Use: TypeAlias = tuple[Group | None, AxesMap]
+"""Who wants a node, along which map. Without a group: its finished blocks are wanted, in another arrangement."""
+
+
+def group(outputs: Sequence[Node], keep_bytes: float) -> Grouping:
+    """Cut a plan into groups.
+
+    Parameters
+    ----------
+    keep_bytes
+        A source that several groups need, and that is dear to read, is kept in memory for them if it weighs no more
+        than this; else each group reads it again.
+    """
+    nodes = topological(outputs)
+    grouping = Grouping()
+    uses: dict[Node, list[Use]] = {node: [] for node in nodes}
+    wanted = set(outputs)
+    for node in reversed(nodes):
+        if isinstance(node, Call):
+            for i in node.inputs:
+                uses[i].append((None, ()))
+        elif isinstance(node, Store):
+            made = grouping.add(Goal("store", node))
+            uses[node.inputs[0]].append((made, made.identity()))
+        elif isinstance(node, Whole):
+            uses[node.inputs[0]].append((None, ()))
+        elif isinstance(node, ArrayNode):
+            if node in wanted:
+                uses[node].append((None, ()))
+            for target, axes in _place(node, uses, grouping, keep_bytes):
+                target.members[node] = axes
+                _want_inputs(node, target, axes, uses)
+            _first_step(node, uses, grouping)
+    return grouping
+
+
+def _place(
+    node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping, keep_bytes: float
+) -> list[tuple[Group, AxesMap]]:
+    """The groups that compute ``node`` inside, with its map in each."""
+    want = _alive(uses[node], grouping)
+    inside = [(g, axes) for g, axes in want if g is not None]
+    external = len(inside) < len(want)
+    source = node if isinstance(node, Source) else None
+    if inside and not external and not isinstance(node, Points | Reshape):
+        if len(inside) == 1 and (_once(node, inside[0]) or (source is not None and source.source.free)):
+            return inside
+        if len(inside) > 1 and len({axes for _, axes in inside}) == 1:
+            groups = [g for g, _ in inside]
+            if _once(node, inside[0]) and _can_join(groups, node, grouping):
+                grouping.join(groups[0], groups[1:])
+                return [inside[0]]
+        if source is not None and (source.source.free or _bytes(source) > keep_bytes):
+            return inside
+    made = grouping.add(Goal("value", node))
+    everywhere = inside if source is not None and source.source.free else []
+    return [(made, made.identity()), *everywhere]
+
+
+def _alive(uses: Sequence[Use], grouping: Grouping) -> list[Use]:
+    """Uses without repeats, each by the group that its group has become since."""
+    found: dict[Use, None] = {}
+    for target, axes in uses:
+        if target is None:
+            found[None, ()] = None
+        else:
+            found[grouping.home[target.goals[0]], axes] = None
+    return list(found)
+
+
+def _once(node: ArrayNode, use: tuple[Group, AxesMap]) -> bool:
+    """Whether each block of ``node`` is wanted by one task only."""
+    target, axes = use
+    covered = {axis for axis, n in zip(axes, node.grid, strict=True) if axis is not None and n > 1}
+    return all(len(c) == 1 or axis in covered for axis, c in enumerate(target.domain))
+
+
+def _bytes(node: ArrayNode) -> float:
+    size = float(node.dtype.itemsize)
+    for n in node.shape:
+        size *= n
+    return size
+
+
+def _can_join(groups: Sequence[Group], node: ArrayNode, grouping: Grouping) -> bool:
+    """Whether the groups have the same domain, keep little, and none needs a result of another."""
+    first = groups[0]
+    if any(g.domain != first.domain for g in groups[1:]):
+        return False
+    if any(goal.kind == "value" and goal.node is not node for g in groups for goal in g.goals):
+        return False
+    together = {goal.node for g in groups for goal in g.goals}
+    members: set[Node] = {m for g in groups for m in g.members}
+    # Walk up from what the goals need: meeting one of them again is a circle. What a joined group makes, it makes all
+    # at once, so its goals count as one.
+    frontier = [i for n in (*together, *members) for i in n.inputs if i not in members]
+    seen: set[Node] = set()
+    while frontier:
+        current = frontier.pop()
+        if current in together:
+            return False
+        if current not in seen:
+            seen.add(current)
+            frontier.extend(current.inputs)
+            owner = grouping.maker(current)
+            if owner is not None:
+                frontier.extend(i for goal in owner.goals for i in goal.node.inputs)
+    return True
+
+
+def _want_inputs(node: ArrayNode, target: Group, axes: AxesMap, uses: dict[Node, list[Use]]) -> None:
+    """Pass the group's wish on to the inputs of a node that it computes inside."""
+    if not isinstance(node, Blockwise):
+        if not isinstance(node, Reduce | Scan):  # theirs are wanted by the group of their first step
+            for i in node.inputs:
+                uses[i].append((None, ()))
+        return
+    for i, labels in zip(node.inputs, node.axes, strict=True):
+        along = blockwise_map(node, i, labels, axes)
+        uses[i].append((None, ()) if along is None else (target, along))
+
+
+def blockwise_map(node: Blockwise, i: ArrayNode, labels: Sequence[int], axes: AxesMap) -> AxesMap | None:
+    """The map of a Blockwise input, given the map of its user; None if several blocks go into one call."""
+    if any(label >= node.ndim and n > 1 for label, n in zip(labels, i.grid, strict=True)):
+        return None
+    return tuple(axes[label] if label < node.ndim else None for label in labels)
+
+
+def _first_step(node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping) -> None:
+    """A reduction or scan begins in a group over its input's blocks."""
+    if isinstance(node, Reduce | Scan):
+        made = grouping.add(Goal("partial" if isinstance(node, Reduce) else "scan", node))
+        uses[node.inputs[0]].append((made, made.identity()))
+
+
+def phases(nodes: Sequence[Node]) -> dict[Node, int]:
+    """How often each node's history changes from delayed calls to arrays: what orders Calls stages among the others."""
+    phase: dict[Node, int] = {}
+    for node in nodes:
+        inputs = node.inputs
+        phase[node] = max([phase[i] for i in inputs]) + isinstance(node, FromValue) if inputs else 0
+    return phase

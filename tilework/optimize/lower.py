@@ -1,0 +1,268 @@
+"""From an optimized plan to stages, producers before users.
+
+Array groups become Program stages. A reduction is its first step (in the group of its input), further levels of a
+tree here, and a last level in the group that uses the answer. A scan is a first step, a chain of offsets here, and a
+last step in its user's group. Delayed calls become Calls stages: one for all calls between which no array stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tilework.base.errors import InternalError
+from tilework.optimize import weigh
+from tilework.optimize.blockfuncs import ReduceJoin, ScanOffset
+from tilework.optimize.group import Goal, Group, Grouping, group, phases
+from tilework.optimize.maps import grid_map, previous
+from tilework.optimize.program import ProgramBuilder
+from tilework.plan.blocks import AxisChunks
+from tilework.plan.graph import topological
+from tilework.plan.ops import ArrayNode, BlockFunction, Call, FromValue, Node, Reduce, Scan, Slot, Store, Whole
+from tilework.plan.stages import (
+    AxisMap,
+    Block,
+    BlockSegment,
+    Calls,
+    GridMap,
+    Grouped,
+    Output,
+    Program,
+    Stage,
+    StageInput,
+)
+
+Unit: TypeAlias = Group | int
+"""What becomes stages in one go: a group, or the number of a phase of delayed calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Stages, and for each output of the plan the stage number and block that holds its value (None for stores)."""
+
+    stages: list[Stage]
+    outputs: list[tuple[int, int] | None]
+    stores: list[int]
+    """Numbers of the stages that write to sinks: they must run although nobody needs their blocks."""
+    resident_bytes: int
+
+
+def lower(outputs: Sequence[Node], keep_bytes: float = 0.0) -> Lowered:
+    """Lower an optimized plan; ``keep_bytes`` as in :func:`tilework.optimize.group.group`."""
+    return _Lowering(outputs, group(outputs, keep_bytes)).run()
+
+
+class _Lowering:
+    """The state of one lowering; offers the ``Made`` protocol to program builders."""
+
+    def __init__(self, outputs: Sequence[Node], grouping: Grouping) -> None:
+        self.outputs = outputs
+        self.grouping = grouping
+        self.nodes = topological(outputs)
+        self.stages: list[Stage] = []
+        self.goals: dict[Goal, tuple[int, int | None]] = {}  # goal → stage number, pick
+        self.trees: dict[Node, tuple[int, int | None, tuple[int, ...]]] = {}  # Reduce → last level of partials
+        self.chains: dict[Node, tuple[int, int]] = {}  # Scan → first step, offsets
+        self.calls: dict[Node, tuple[int, int]] = {}  # Call → stage number, task
+        self.phase = phases(self.nodes) if any(isinstance(n, Call | FromValue) for n in self.nodes) else {}
+        self.by_phase: dict[int, list[Call]] = {}
+        for node in self.nodes:
+            if isinstance(node, Call):
+                self.by_phase.setdefault(self.phase[node], []).append(node)
+
+    def run(self) -> Lowered:
+        """Make every stage."""
+        for unit in self._ordered():
+            if isinstance(unit, int):
+                self._calls_stage(unit)
+            else:
+                self._group_stage(unit)
+        stores = [self.goals[Goal("store", node)][0] for node in self.nodes if isinstance(node, Store)]
+        sinks = {id(node.sink): node.sink for node in self.nodes if isinstance(node, Store)}
+        resident = sum(sink.resident_bytes for sink in sinks.values())
+        return Lowered(self.stages, [self._output(node) for node in self.outputs], sorted(set(stores)), resident)
+
+    def _output(self, node: Node) -> tuple[int, int] | None:
+        if isinstance(node, Store):
+            return None
+        if isinstance(node, Call):
+            return self.calls[node]
+        stage, pick = self.blocks_of(node)
+        if pick is not None:
+            raise InternalError(f"{node!r} is an output, but shares its stage with other goals")
+        return stage, 0
+
+    # ------------------------------------------------------------ order
+
+    def _ordered(self) -> list[Unit]:
+        """Groups and phases, producers first."""
+        order: dict[Unit, None] = {}
+        stack: list[Unit] = [*self.by_phase, *self.grouping.groups][::-1]
+        open_: set[Unit] = set()
+        while stack:
+            unit = stack[-1]
+            if unit in order:
+                stack.pop()
+                continue
+            missing = [u for u in self._needs(unit) if u not in order]
+            if not missing:
+                order[unit] = None
+                stack.pop()
+            elif unit in open_:
+                raise InternalError("groups need each other in a circle")
+            else:
+                open_.add(unit)
+                stack.extend(missing)
+        return list(order)
+
+    def _needs(self, unit: Unit) -> list[Unit]:
+        home = self.grouping.home
+        if isinstance(unit, int):
+            wholes = {i for call in self.by_phase[unit] for i in call.inputs if isinstance(i, Whole)}
+            needs: list[Unit] = [home[Goal("value", whole.inputs[0])] for whole in wholes]
+            return needs + [p for p in self.by_phase if p < unit][-1:]
+        found: dict[Unit, None] = {}
+        arrays = [goal.array for goal in unit.goals if goal.array not in unit.members]
+        arrays += [i for m in unit.members for i in m.inputs if not isinstance(m, Reduce | Scan) and i not in unit.members]  # type: ignore[misc]
+        for node in arrays:
+            found[self.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
+        for m in unit.members:
+            if isinstance(m, Reduce | Scan):
+                found[home[Goal("partial" if isinstance(m, Reduce) else "scan", m)]] = None
+        return list(found)
+
+    # ------------------------------------------------------------ what is made (protocol Made)
+
+    def blocks_of(self, node: Node) -> tuple[int, int | None]:
+        """Stage number and pick of a node's finished blocks."""
+        if isinstance(node, Call):
+            raise InternalError("delayed calls have no grid of blocks")
+        return self.goals[Goal("value", node)]
+
+    def call_of(self, node: Node) -> tuple[int, int]:
+        """Stage number and task of a delayed call."""
+        return self.calls[node]
+
+    def partials_of(self, node: Reduce) -> tuple[int, int | None, tuple[int, ...]]:
+        """Stage number, pick and grid of a reduction's last level of partials."""
+        return self.trees[node]
+
+    def scan_of(self, node: Scan) -> tuple[int, int]:
+        """Stage numbers of a scan's first step and of its offsets."""
+        return self.chains[node]
+
+    # ------------------------------------------------------------ stages
+
+    def _group_stage(self, made: Group) -> None:
+        builder = ProgramBuilder(made, self)
+        program = builder.build()
+        grid = tuple(len(c) for c in made.domain)
+        out, work = builder.weights(program)
+        operations = tuple(dict.fromkeys(m.label for m in made.members))
+        number = len(self.stages)
+        self.stages.append(
+            Stage(
+                _label(made), grid, tuple(builder.inputs), program,
+                weigh.flatten(out, grid), weigh.flatten(work, grid),
+                read_bytes=builder.read_bytes(), write_bytes=builder.write_bytes(), operations=operations,
+            )
+        )  # fmt: skip
+        for k, goal in enumerate(made.goals):
+            pick = k if len(made.goals) > 1 else None
+            self.goals[goal] = (number, pick)
+            if isinstance(goal.node, Reduce) and goal.kind == "partial":
+                self._tree(goal.node, number, pick, grid)
+            elif isinstance(goal.node, Scan) and goal.kind == "scan":
+                self._chain(goal.node, number, pick, grid)
+
+    def _tree(self, node: Reduce, producer: int, pick: int | None, grid: tuple[int, ...]) -> None:
+        """Levels of joining until the last one, which the answer's own group does."""
+        while any(grid[a] > every for a, every in zip(node.axes, node.split_every, strict=True)):
+            maps, smaller, joined = [], list(grid), 1
+            for axis, n in enumerate(grid):
+                if axis in node.axes:
+                    every = node.split_every[node.axes.index(axis)]
+                    maps.append(AxisMap.groups(axis, n, every))
+                    smaller[axis] = -(-n // every)
+                    joined *= min(every, n)
+                else:
+                    maps.append(AxisMap.identity(axis, n))
+            function = BlockFunction(ReduceJoin(node.reduction, node.axes), (Slot(0),), check=False)
+            chunks = tuple(
+                AxisChunks((1,) * smaller[a]) if a in node.axes else c for a, c in enumerate(node.inputs[0].chunks)
+            )
+            program = Program(
+                chunks,
+                (Grouped(0, True),),
+                (BlockSegment(function, (0,), None, None, node.label),),
+                (Output(1),),
+            )
+            kept = [AxisChunks((1,)) if a in node.axes else c for a, c in enumerate(node.inputs[0].chunks)]
+            out = weigh.spread(float(node.reduction.partial_itemsize), kept, tuple(range(len(grid))), len(grid))
+            grid = tuple(smaller)
+            number = len(self.stages)
+            self.stages.append(
+                Stage(
+                    node.label + "-join", grid, (StageInput(producer, GridMap(tuple(maps)), pick),), program,
+                    weigh.flatten(out, grid), weigh.flatten(out * joined, grid), operations=(node.label,),
+                )
+            )  # fmt: skip
+            producer, pick = number, None
+        self.trees[node] = (producer, pick, grid)
+
+    def _chain(self, node: Scan, producer: int, pick: int | None, grid: tuple[int, ...]) -> None:
+        """One task a block along the axis: the total of all blocks up to it. Depends on itself, one block back."""
+        if pick is not None:
+            raise InternalError("a scan's first step yields two values and cannot share its stage")
+        source = node.inputs[0]
+        number = len(self.stages)
+        here = grid_map(source, tuple(range(source.ndim)))
+        before = list(here.maps)
+        before[node.axis] = previous(node.axis, grid[node.axis])
+        program = Program(
+            source.chunks,
+            (Grouped(0, False), Block(1)),
+            (BlockSegment(BlockFunction(ScanOffset(node.join), (Slot(0), Slot(1)), check=False), (0, 1), None, None, node.label),),
+            (Output(2),),
+        )  # fmt: skip
+        total = [AxisChunks((1,)) if a == node.axis else c for a, c in enumerate(source.chunks)]
+        out = weigh.flatten(weigh.spread(float(node.dtype.itemsize), total, tuple(range(source.ndim)), source.ndim), grid)
+        inputs = (StageInput(number, GridMap(tuple(before))), StageInput(producer, here, 1))
+        self.stages.append(Stage(node.label + "-offset", grid, inputs, program, out, out, operations=(node.label,)))
+        self.chains[node] = (producer, number)
+
+    def _calls_stage(self, phase: int) -> None:
+        calls = self.by_phase[phase]
+        number = len(self.stages)
+        for k, call in enumerate(calls):
+            self.calls[call] = (number, k)
+        indptr, producers, blocks = [0], [], []
+        known: dict[Node, tuple[int, int]] = self.calls
+        for call in calls:
+            for i in call.inputs:
+                stage, block = known[i] if i in known else self._whole(i)
+                producers.append(stage)
+                blocks.append(block)
+            indptr.append(len(producers))
+        work = Calls(calls, np.array(indptr, np.int64), np.array(producers, np.int32), np.array(blocks, np.int64))
+        zero = np.zeros(1, np.int64)
+        label = calls[0].label if len({call.label for call in calls}) == 1 else "calls"
+        self.stages.append(Stage(label, (len(calls),), (), work, zero, zero, operations=(label,)))
+
+    def _whole(self, node: Node) -> tuple[int, int]:
+        stage, pick = self.blocks_of(node.inputs[0])
+        if pick is not None:
+            raise InternalError(f"{node!r} shares its stage with other goals")
+        return stage, 0
+
+
+def _label(made: Group) -> str:
+    """What a stage is called: its last operation, for a reduction the reduction itself."""
+    names: list[Any] = []
+    for goal in made.goals:
+        array = goal.array
+        names.append(array.label if goal.kind in ("value", "store") and isinstance(array, ArrayNode) else goal.node.label)
+    return "+".join(dict.fromkeys(names))

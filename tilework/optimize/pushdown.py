@@ -1,0 +1,257 @@
+"""Slices and rechunks move down to the reads, so that less is read and nothing is read in the wrong pieces.
+
+A slice over a node that others use as well stays where it is: pushing it would read or compute the shared part twice.
+Two exceptions: sources that cost nothing to read, and nodes all of whose users are slices that together select no
+more than the node holds (then every push saves work).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from tilework.optimize.pattern import Rule
+from tilework.plan import build
+from tilework.plan.blocks import AxisChunks
+from tilework.plan.graph import consumers, rewrite, topological
+from tilework.plan.ops import (
+    ArrayNode,
+    Blockwise,
+    Concatenate,
+    Elementwise,
+    Node,
+    Rechunk,
+    Reduce,
+    Scan,
+    Slice,
+    Source,
+    Whole,
+)
+
+Index = tuple[int | slice, ...]
+
+
+def _compose(outer: int | slice, inner: slice, length: int) -> int | slice:
+    """The entry that equals ``inner`` followed by ``outer``; ``length`` is the axis's length before both."""
+    positions = range(length)[inner if inner.stop >= 0 or inner.step > 0 else slice(inner.start, None, inner.step)]
+    if isinstance(outer, int):
+        return positions[outer]
+    picked = positions[outer if outer.stop >= 0 or outer.step > 0 else slice(outer.start, None, outer.step)]
+    return slice(picked.start, picked.stop, picked.step)
+
+
+def _into_source(user: Slice, below: Source) -> ArrayNode | None:
+    """Read only what is selected. Reads go forward; a reversed axis stays a slice above the read."""
+    if any(isinstance(e, slice) and e.step < 0 for e in user.index):
+        return None
+    kept = [axis for axis in range(len(below.region)) if axis not in below.drop]
+    region, drop = list(below.region), set(below.drop)
+    for axis, entry in zip(kept, user.index, strict=True):
+        have = below.region[axis]
+        new = _compose(entry, have, below.source.shape[axis])
+        if isinstance(new, int):
+            new = slice(new, new + 1, 1)
+            drop.add(axis)
+        region[axis] = new
+    return Source(below.source, tuple(region), tuple(sorted(drop)), user.chunks, user.token, below.label)
+
+
+def _into_slice(user: Slice, below: Slice) -> ArrayNode | None:
+    entries = iter(user.index)
+    index: list[int | slice] = []
+    for axis, inner in enumerate(below.index):
+        if isinstance(inner, int):
+            index.append(inner)
+            continue
+        outer, length = next(entries), below.inputs[0].shape[axis]
+        index.append(inner if outer == slice(None) else _compose(outer, inner, length))
+    return Slice(below.inputs[0], tuple(index), user.chunks, user.token, user.label)
+
+
+def _through_elementwise(user: Slice, below: Blockwise) -> ArrayNode | None:
+    """Slice every operand instead. Covers transposes and broadcasts, which are elementwise identities."""
+    if not isinstance(below.op, Elementwise):
+        return None
+    kept = {axis: k for k, axis in enumerate(a for a, e in enumerate(user.index) if isinstance(e, slice))}
+    extra = len(kept)
+    inputs, axes = [], []
+    for node, labels in zip(below.inputs, below.axes, strict=True):
+        index: list[int | slice] = []
+        new_labels = []
+        for axis, label in enumerate(labels):
+            stretched = label >= below.ndim or (node.shape[axis] == 1 and below.shape[label] != 1)
+            entry = slice(0, 1, 1) if label >= below.ndim else user.index[label]
+            if isinstance(entry, int):
+                index.append(0 if stretched else entry)
+            else:
+                index.append(slice(0, 1, 1) if stretched else entry)
+                new_labels.append(kept[label] if label < below.ndim else extra + label - below.ndim)
+        inputs.append(build.slice_(node, index))
+        axes.append(tuple(new_labels))
+    return Blockwise(below.op, tuple(inputs), tuple(axes), user.chunks, below.dtype, user.token, below.label)
+
+
+def _through_concatenate(user: Slice, below: Concatenate) -> ArrayNode | None:
+    """Slice the parts that are selected, and drop the others."""
+    entry, start = user.index[below.axis], 0
+    parts: list[ArrayNode] = []
+    for node in below.inputs:
+        stop = start + node.shape[below.axis]
+        if isinstance(entry, int):
+            if start <= entry < stop:
+                index = (*user.index[: below.axis], entry - start, *user.index[below.axis + 1 :])
+                return build.slice_(node, index)
+        elif entry.step < 0:
+            return None
+        else:
+            first = max(entry.start, start + (entry.start - start) % entry.step)
+            last = min(entry.stop, stop)
+            if first < last:
+                piece = slice(first - start, last - start, entry.step)
+                parts.append(build.slice_(node, (*user.index[: below.axis], piece, *user.index[below.axis + 1 :])))
+        start = stop
+    if not parts:
+        return None
+    axis = sum(isinstance(e, slice) for e in user.index[: below.axis])
+    if len(parts) == 1:
+        return build.rechunk(parts[0], user.chunks)
+    joined = Concatenate(tuple(parts), axis, _joined(parts, axis), "concatenate-" + user.token)
+    return build.rechunk(joined, user.chunks)
+
+
+def _joined(parts: Sequence[ArrayNode], axis: int) -> tuple[AxisChunks, ...]:
+    along = AxisChunks(size for node in parts for size in node.chunks[axis])
+    return tuple(along if k == axis else c for k, c in enumerate(parts[0].chunks))
+
+
+def _through_reduce(user: Slice, below: Reduce) -> ArrayNode | None:
+    """Slice the axes that are kept, before reducing. A selection along a reduced axis of length one stays."""
+    entries = iter(user.index)
+    index: list[int | slice] = []
+    rest: list[int | slice] = []
+    for axis, have in enumerate(below.inputs[0].chunks):
+        if axis not in below.axes:
+            entry = next(entries)
+            # an int would drop the axis and renumber the reduced ones: keep it as one element, drop it afterwards
+            index.append(slice(entry, entry + 1, 1) if isinstance(entry, int) else entry)
+            rest.append(0 if isinstance(entry, int) else slice(None))
+        else:
+            index.append(slice(0, have.total, 1) if have.known else slice(None))
+            if below.keepdims:
+                rest.append(next(entries))
+    inner = build.slice_(below.inputs[0], index)
+    if inner is below.inputs[0]:
+        return None
+    if below.keepdims:
+        chunks = tuple(below.chunks[a] if a in below.axes else c for a, c in enumerate(inner.chunks))
+    else:
+        chunks = tuple(c for a, c in enumerate(inner.chunks) if a not in below.axes)
+    new = Reduce(
+        below.reduction, inner, below.axes, below.keepdims, below.split_every, chunks, below.dtype,
+        below.label + "-" + user.token,
+    )  # fmt: skip
+    return build.slice_(new, rest) if any(e != slice(None) for e in rest) else new
+
+
+def _through_scan(user: Slice, below: Scan) -> ArrayNode | None:
+    """Slice the axes that are not scanned."""
+    entry = user.index[below.axis]
+    if entry != slice(0, below.shape[below.axis], 1) or any(isinstance(e, int) for e in user.index):
+        return None
+    inner = build.slice_(below.inputs[0], user.index)
+    functions = (below.local, below.total, below.join)
+    return Scan(inner, below.axis, functions, user.chunks, below.dtype, user.token, below.label)
+
+
+def _through_rechunk(user: Slice, below: Rechunk) -> ArrayNode | None:
+    return build.rechunk(build.slice_(below.inputs[0], user.index), user.chunks)
+
+
+def _whole(outputs: Sequence[Node]) -> tuple[Node, ...]:
+    """An array that a call takes as one ndarray is an array rechunked to one block."""
+
+    def change(node: Node) -> Node:
+        if not isinstance(node, Whole) or max(node.inputs[0].grid, default=1) == 1:
+            return node
+        array = node.inputs[0]
+        if not all(axis.known for axis in array.chunks):
+            return node
+        return Whole(build.rechunk(array, tuple(AxisChunks((n,)) for n in array.shape)))
+
+    return rewrite(outputs, change)
+
+
+def _rechunk_source(user: Rechunk, below: Source) -> ArrayNode | None:
+    """Read in the wanted blocks at once, if no stored chunk is then read by two of them."""
+    if not below.source.free and not _aligned(user.chunks, below):
+        return None
+    return Source(below.source, below.region, below.drop, user.chunks, user.token, below.label)
+
+
+def _aligned(chunks: Sequence[AxisChunks], below: Source) -> bool:
+    if below.source.storage_chunks is None:
+        return True
+    kept = [axis for axis in range(len(below.region)) if axis not in below.drop]
+    for axis, want in zip(kept, chunks, strict=True):
+        region, unit = below.region[axis], below.source.storage_chunks[axis]
+        cuts = region.start + want.bounds[1:-1] * region.step
+        if (cuts % unit).any():
+            return False
+    return True
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("slice into source", Slice, Source, _into_source),
+    Rule("slice of slice", Slice, Slice, _into_slice),
+    Rule("slice through elementwise", Slice, Blockwise, _through_elementwise),
+    Rule("slice through concatenate", Slice, Concatenate, _through_concatenate),
+    Rule("slice through reduce", Slice, Reduce, _through_reduce),
+    Rule("slice through scan", Slice, Scan, _through_scan),
+    Rule("slice through rechunk", Slice, Rechunk, _through_rechunk),
+    Rule("rechunk into source", Rechunk, Source, _rechunk_source),
+)
+_BY_KINDS = {(rule.user, rule.below): rule for rule in RULES}
+
+
+def push_down(outputs: Sequence[Node]) -> tuple[Node, ...]:
+    """Apply ``RULES`` until none applies. Terminates: each application moves a slice or rechunk towards the leaves."""
+    current = _whole(outputs)
+    while True:
+        nodes = topological(current)
+        if not any(type(node) is Slice or type(node) is Rechunk for node in nodes):
+            return current
+        users = consumers(nodes)
+        changed: list[str] = []
+
+        def change(node: Node, users: dict[Node, list[Node]] = users, changed: list[str] = changed) -> Node:
+            if not isinstance(node, Slice | Rechunk):
+                return node
+            below = node.inputs[0]
+            rule = _BY_KINDS.get((type(node), type(below)))  # type: ignore[arg-type]
+            if rule is None or not _worthwhile(node, below, users):
+                return node
+            new = rule.rewrite(node, below)
+            if new is None:
+                return node
+            changed.append(rule.name)
+            return new
+
+        current = rewrite(current, change)
+        if not changed:
+            return current
+
+
+def _worthwhile(user: ArrayNode, below: ArrayNode, users: dict[Node, list[Node]]) -> bool:
+    """Whether pushing ``user`` below ``below`` duplicates no work."""
+    if below not in users:  # made in this very sweep: the next one knows its users
+        return False
+    others = users[below]
+    if len(others) <= 1:
+        return True
+    if isinstance(below, Source) and below.source.free:
+        return True
+    if isinstance(below, Slice):  # composing slices computes nothing
+        return True
+    if not all(isinstance(other, Slice) for other in others):
+        return False
+    return sum(prod(other.shape) for other in others) <= prod(below.shape)  # type: ignore[attr-defined]
