@@ -281,13 +281,15 @@ def _auto_square(fixed: Sequence[AxisChunks | None], shape: Sequence[int], room:
 def _auto_regroup(fixed: Sequence[AxisChunks | None], previous: Chunks, room: float) -> Chunks:
     """Previous chunks grouped or divided by the same factor along all automatic axes.
 
-    Axes with few blocks come first: where the factor joins all of them, or rounding leaves room, the others get it.
+    Axes that cannot follow the factor all the way come first (few blocks to join, or short ones to divide): what they
+    leave, and what rounding leaves, goes to the others.
     """
     out = list(fixed)
     typical = {
         axis: max(1.0, float(np.median(previous[axis].sizes))) for axis, have in enumerate(fixed) if have is None
     }
-    rest = sorted(typical, key=lambda axis: previous[axis].total / typical[axis])
+    growing = room >= prod(typical.values())
+    rest = sorted(typical, key=lambda axis: previous[axis].total / typical[axis] if growing else typical[axis])
     while rest:
         factor = (room / prod(typical[axis] for axis in rest)) ** (1 / len(rest))
         axis = rest.pop(0)
@@ -389,8 +391,8 @@ def rechunk_target(
     """What ``rechunk(chunks)`` asks for, given the chunks that the array has.
 
     As :func:`normalize_chunks`, but axes that are left out of a dict or are None keep their chunks, and ``"auto"``
-    groups or divides the present ones. With ``balance`` every axis is cut into blocks of nearly equal size, one
-    fewer if its smallest block is at most half the largest.
+    groups or divides the present ones. With ``balance`` every axis is cut into blocks of nearly equal size: one
+    fewer if its smallest block is at most half the largest, and the others grow by at most a quarter.
 
     Examples
     --------
@@ -419,13 +421,16 @@ def rechunk_target(
 def _balanced(axis: AxisChunks) -> AxisChunks:
     if not axis.known or len(axis) == 1:
         return axis
-    n = len(axis) - (min(axis) <= axis.largest / 2)
-    return split_sizes(axis.total, ceil(axis.total / n))
+    size = ceil(axis.total / (len(axis) - 1))
+    if min(axis) > axis.largest / 2 or size > 1.25 * axis.largest:
+        size = ceil(axis.total / len(axis))
+    return split_sizes(axis.total, size)
 
 
 def slice_parts(axis: AxisChunks, index: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which blocks a normalized slice touches: block numbers in the order of the slice, and for each the place of its
-    first element within the slice and how many elements it gives."""
+    first element within the slice and how many elements it gives.
+    """
     where = range(index.start, index.stop, index.step)
     lo, hi = axis.bounds[:-1], axis.bounds[1:]
     if index.step > 0:

@@ -87,7 +87,8 @@ def resolve_shape(in_shape: Sequence[int], out_shape: Sequence[int]) -> tuple[in
 
 def _groups(in_shape: Sequence[int], out_shape: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Smallest groups of input and output axes with equal products. Axes of length one belong to none; an empty array
-    has no groups."""
+    has no groups.
+    """
     if 0 in in_shape:
         return []
     ins = [i for i, n in enumerate(in_shape) if n != 1]
@@ -109,7 +110,8 @@ def _groups(in_shape: Sequence[int], out_shape: Sequence[int]) -> list[tuple[lis
 
 def _runs(axes: Sequence[AxisChunks], limit: int) -> list[AxisChunks]:
     """Chunks whose blocks are runs of the flat order, at most ``limit`` long: single elements along the first axes,
-    whole ones along the last, and the present blocks, joined or divided, along the one between."""
+    whole ones along the last, and the present blocks, joined or divided, along the one between.
+    """
     rows = prod(axis.total for axis in axes)
     for k, axis in enumerate(axes):
         rows //= axis.total
@@ -123,7 +125,8 @@ def _runs(axes: Sequence[AxisChunks], limit: int) -> list[AxisChunks]:
 
 def _divided_runs(axis: AxisChunks, lengths: Sequence[int], limit: int) -> list[AxisChunks]:
     """As :func:`_runs`, for a flat axis that is divided: where its blocks hold whole rows they keep their bounds,
-    moved down to the start of a row."""
+    moved down to the start of a row.
+    """
     rows = prod(lengths[1:])
     if rows > limit:
         return _runs([AxisChunks((n,)) for n in lengths], limit)
