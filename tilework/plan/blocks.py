@@ -4,9 +4,9 @@
 its bounds so that nobody sums the same million sizes twice.
 
 The rules are those of Dask's documentation: an int is cut to the axis, ``-1`` and None are the whole axis, NaN is
-unknown. Only ``"auto"`` differs where earlier chunks (or storage chunks) are given: its blocks always are whole groups of them, or
-equal parts of them where one alone is over the limit, so that no storage chunk is read twice for nothing.
-Functions work on whole arrays; what loops, loops over the blocks that come out.
+unknown. Only ``"auto"`` differs where earlier chunks (or storage chunks) are given: its blocks always are whole
+groups of them, or equal parts of them where one alone is over the limit, so that no storage chunk is read twice for
+nothing. Functions work on whole arrays; what loops, loops over the blocks that come out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from hashlib import blake2b
 from math import ceil, isnan, nan, prod
 from numbers import Integral, Real
 from typing import Any, Self, TypeAlias
@@ -88,6 +89,13 @@ class AxisChunks(tuple[Any, ...]):
 
     def __hash__(self) -> int:
         return self._hash
+
+    @cached_property
+    def _token(self) -> str:
+        return blake2b(self.sizes.tobytes(), digest_size=16).hexdigest() if self.known else f"{len(self)} unknown"
+
+    def __tilework_token__(self) -> str:
+        return self._token
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (AxisChunks, (tuple(self),))
@@ -262,7 +270,7 @@ def _auto_elements(
 
 
 def _auto_square(fixed: Sequence[AxisChunks | None], shape: Sequence[int], room: float) -> Chunks:
-    """Equal sizes along all automatic axes; those that are shorter than that stay whole and leave room to the others."""
+    """Equal sizes along all automatic axes; shorter ones stay whole and leave room to the others."""
     out = list(fixed)
     rest = sorted((axis for axis, have in enumerate(fixed) if have is None), key=lambda axis: shape[axis])
     taken = 1

@@ -30,7 +30,7 @@ import numpy as np
 
 from tilework.base.errors import UnknownChunksError, UnsupportedError
 
-Entry: TypeAlias = int | slice | None | np.ndarray | Any
+Entry: TypeAlias = int | slice | np.ndarray | Any | None
 
 
 def normalize_index(index: Any, shape: Sequence[Any], is_lazy: Callable[[Any], bool] = lambda _: False) -> list[Entry]:

@@ -19,8 +19,8 @@ def reshape_route(in_shape: Sequence[int], out_shape: Sequence[int]) -> tuple[tu
     """Shapes to reshape to, one after another, the last being ``out_shape``.
 
     Axes that are joined or divided take one step. Several axes that become several others, as (4, 6) becomes (8, 3),
-    go through their flat form: its blocks may be cut anywhere, while blocks that are contiguous in both shapes at once may not exist
-    between single elements and the whole.
+    go through their flat form: its blocks may be cut anywhere, while runs that are blocks in both shapes at once may
+    not exist between single elements and the whole.
     """
     flat: list[int] = []
     direct = True
@@ -112,13 +112,9 @@ def _runs(axes: Sequence[AxisChunks], limit: int) -> list[AxisChunks]:
     """Chunks whose blocks are runs of the flat order, at most ``limit`` long: single elements along the first axes,
     whole ones along the last, and the present blocks, joined or divided, along the one between.
     """
-    rows = prod(axis.total for axis in axes)
-    for k, axis in enumerate(axes):
-        rows //= axis.total
-        if rows <= limit:
-            break
-    unchanged = axis.largest * rows == limit
-    between = axis if unchanged else regroup(axis, limit // rows)
+    rows = [prod(after.total for after in axes[k + 1 :]) for k in range(len(axes))]
+    k = next(k for k, row in enumerate(rows) if row <= limit)
+    between = axes[k] if axes[k].largest * rows[k] == limit else regroup(axes[k], limit // rows[k])
     ones = [AxisChunks((1,) * before.total) for before in axes[:k]]
     return [*ones, between, *(AxisChunks((after.total,)) for after in axes[k + 1 :])]
 
