@@ -126,6 +126,9 @@ class Slot:
     def __hash__(self) -> int:
         return hash((Slot, self.index))
 
+    def __tilework_token__(self) -> int:
+        return self.index
+
 
 class Elementwise:
     """An operation that can run tile by tile: element ``i`` of the result depends on elements ``i`` only.
