@@ -1,18 +1,23 @@
 """The task graph as arrays: a task is an integer.
 
-Tasks are numbered stage by stage, blocks in C order of the stage's grid, producers before users. Everything that the
+Tasks are numbered stage by stage, blocks in C order of the stage's grid, producers before users; blocks that no output
+needs are left out. Everything that the
 scheduler touches per task is an entry of a NumPy array; functions and arguments come from the stage when a task starts.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from tilework.plan.stages import Stage
+from tilework.base.errors import InternalError
+from tilework.engine.dependencies import needed_blocks
+from tilework.engine.ordering import depth_first_rank
+from tilework.plan.stages import Calls, Stage
 
 
 @dataclass(eq=False)
@@ -35,6 +40,8 @@ class TaskGraph:
         int32: tasks whose values are kept and returned.
     resident_bytes
         Memory that sinks hold during the whole run.
+    kept
+        For each stage the flat grid numbers of its tasks, ascending; None where the whole grid runs.
     """
 
     stages: list[Stage]
@@ -46,6 +53,7 @@ class TaskGraph:
     rank: np.ndarray
     outputs: np.ndarray
     resident_bytes: int = 0
+    kept: list[np.ndarray | None] = field(default_factory=list)
 
     @property
     def n_tasks(self) -> int:
@@ -72,9 +80,11 @@ class TaskGraph:
         return self.offsets.tolist()
 
     def locate(self, task: int) -> tuple[int, Stage, int]:
-        """The number of a task's stage, the stage, and the task's number within it."""
+        """The number of a task's stage, the stage, and the task's flat number in the stage's grid."""
         s = bisect_right(self._offsets_list, task) - 1
-        return s, self.stages[s], task - self._offsets_list[s]
+        flat = task - self._offsets_list[s]
+        kept = self.kept[s] if self.kept else None
+        return s, self.stages[s], flat if kept is None else int(kept[flat])
 
     def index(self, task: int) -> tuple[int, ...]:
         """Where a task stands in its stage's grid."""
@@ -84,3 +94,122 @@ class TaskGraph:
             flat, k = divmod(flat, n)
             out.append(k)
         return tuple(reversed(out))
+
+
+def build(
+    stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: Sequence[int] = (), resident_bytes: int = 0
+) -> TaskGraph:
+    """Join stages into a graph.
+
+    Parameters
+    ----------
+    stages
+        Producers before users.
+    outputs
+        Stage number and flat block number of each value that is wanted.
+    always
+        Numbers of stages of which every task runs, wanted or not: those that write.
+    resident_bytes
+        Memory that sinks hold during the whole run.
+    """
+    needs = _needs(stages, outputs, always)
+    kept = [None if need.all() else np.flatnonzero(need) for need in needs]
+    counts = [stage.size if k is None else len(k) for stage, k in zip(stages, kept, strict=True)]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    number = _Numbering(offsets, kept, needs)
+    parts = [_stage_dependencies(s, stage, stages, kept[s], number) for s, stage in enumerate(stages)]
+    indptr = np.zeros(int(offsets[-1]) + 1, np.int64)
+    if parts:
+        np.cumsum(np.concatenate([c for c, _ in parts]), out=indptr[1:])
+    deps = np.concatenate([d for _, d in parts]) if parts else np.zeros(0, np.int32)
+    return TaskGraph(
+        list(stages),
+        offsets,
+        indptr,
+        deps,
+        _per_task([stage.out_bytes for stage in stages], kept, counts),
+        _per_task([stage.work_bytes for stage in stages], kept, counts),
+        depth_first_rank(offsets, indptr, deps),
+        np.array([number.task(s, block) for s, block in outputs], np.int32),
+        resident_bytes,
+        kept,
+    )
+
+
+def _needs(stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: Sequence[int]) -> list[np.ndarray]:
+    """For each stage which tasks of its grid must run, found from the outputs back."""
+    needs = [np.full(stage.size, s in always or isinstance(stage.work, Calls)) for s, stage in enumerate(stages)]
+    for s, block in outputs:
+        needs[s][block] = True
+    for s in range(len(stages) - 1, -1, -1):
+        stage, need = stages[s], needs[s]
+        if any(i.producer == s for i in stage.inputs) and need.any():
+            need[:] = True  # a chain: what one block needs, nearly all need
+        if isinstance(stage.work, Calls):
+            for producer in np.unique(stage.work.stages).tolist():
+                if producer != s:
+                    needs[producer][stage.work.blocks[stage.work.stages == producer]] = True
+        whole = need.all()
+        tasks = None if whole else np.flatnonzero(need)
+        for i in stage.inputs:
+            if i.producer > s:
+                raise InternalError(f"stage {s} ({stage.label}) needs the later stage {i.producer}")
+            if not needs[i.producer].all():
+                _, blocks = needed_blocks(i.blocks, stage.grid, stages[i.producer].grid, tasks)
+                needs[i.producer][blocks] = True
+    return needs
+
+
+class _Numbering:
+    """Task numbers of blocks once unneeded ones are left out."""
+
+    def __init__(self, offsets: np.ndarray, kept: list[np.ndarray | None], needs: list[np.ndarray]) -> None:
+        self.offsets = offsets
+        self.place = [None if k is None else np.cumsum(need) - 1 for k, need in zip(kept, needs, strict=True)]
+
+    def task(self, stage: int, block: int) -> int:
+        place = self.place[stage]
+        return int(self.offsets[stage]) + (block if place is None else int(place[block]))
+
+    def tasks(self, stage: int, blocks: np.ndarray) -> np.ndarray:
+        place = self.place[stage]
+        return ((blocks if place is None else place[blocks]) + self.offsets[stage]).astype(np.int32)
+
+
+def _stage_dependencies(
+    s: int, stage: Stage, stages: Sequence[Stage], tasks: np.ndarray | None, number: _Numbering
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many tasks each task of a stage needs, and which, input by input."""
+    n = stage.size if tasks is None else len(tasks)
+    if isinstance(stage.work, Calls):
+        work = stage.work
+        deps = np.empty(len(work.blocks), np.int32)
+        for producer in np.unique(work.stages).tolist():
+            mine = work.stages == producer
+            deps[mine] = number.tasks(producer, work.blocks[mine])
+        return np.diff(work.indptr), deps
+    found = [needed_blocks(i.blocks, stage.grid, stages[i.producer].grid, tasks) for i in stage.inputs]
+    blocks = [number.tasks(i.producer, b) for i, (_, b) in zip(stage.inputs, found, strict=True)]
+    if all(counts is None for counts, _ in found):
+        return np.full(n, len(found), np.int64), np.stack(blocks, axis=1).reshape(-1) if blocks else np.zeros(
+            0, np.int32
+        )
+    each = [np.ones(n, np.int64) if counts is None else counts for counts, _ in found]
+    total = np.sum(each, axis=0)
+    deps = np.empty(int(total.sum()), np.int32)
+    first = np.cumsum(total) - total
+    for counts, mine in zip(each, blocks, strict=True):
+        within = np.arange(len(mine)) - np.repeat(np.cumsum(counts) - counts, counts)
+        deps[np.repeat(first, counts) + within] = mine
+        first = first + counts
+    return total, deps
+
+
+def _per_task(weights: list[np.ndarray], kept: list[np.ndarray | None], counts: list[int]) -> np.ndarray:
+    parts = []
+    for weight, tasks, n in zip(weights, kept, counts, strict=True):
+        if len(weight) == 1:
+            parts.append(np.full(n, weight[0], np.int64))
+        else:
+            parts.append(weight if tasks is None else weight[tasks])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)

@@ -149,7 +149,7 @@ def _place(
             return inside
         if len(inside) > 1 and len({axes for _, axes in inside}) == 1:
             groups = [g for g, _ in inside]
-            if _once(node, inside[0]) and _can_join(groups, node, grouping):
+            if _once(node, inside[0]) and _can_join(groups, grouping):
                 grouping.join(groups[0], groups[1:])
                 return [inside[0]]
         if source is not None and (source.source.free or _bytes(source) > keep_bytes):
@@ -184,13 +184,13 @@ def _bytes(node: ArrayNode) -> float:
     return size
 
 
-def _can_join(groups: Sequence[Group], node: ArrayNode, grouping: Grouping) -> bool:
+def _can_join(groups: Sequence[Group], grouping: Grouping) -> bool:
     """Whether the groups have the same domain, keep little, and none needs a result of another."""
     first = groups[0]
     if any(g.domain != first.domain for g in groups[1:]):
         return False
-    if any(goal.kind == "value" and goal.node is not node for g in groups for goal in g.goals):
-        return False
+    if any(goal.kind in ("value", "scan") for g in groups for goal in g.goals):
+        return False  # whole blocks would be held for each other's users
     together = {goal.node for g in groups for goal in g.goals}
     members: set[Node] = {m for g in groups for m in g.members}
     # Walk up from what the goals need: meeting one of them again is a circle. What a joined group makes, it makes all

@@ -126,7 +126,9 @@ class _Lowering:
             return needs + [p for p in self.by_phase if p < unit][-1:]
         found: dict[Unit, None] = {}
         arrays = [goal.array for goal in unit.goals if goal.array not in unit.members]
-        arrays += [i for m in unit.members for i in m.inputs if not isinstance(m, Reduce | Scan) and i not in unit.members]  # type: ignore[misc]
+        arrays += [
+            i for m in unit.members for i in m.inputs if not isinstance(m, Reduce | Scan) and i not in unit.members
+        ]  # type: ignore[misc]
         for node in arrays:
             found[self.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
         for m in unit.members:
@@ -160,7 +162,7 @@ class _Lowering:
         builder = ProgramBuilder(made, self)
         program = builder.build()
         grid = tuple(len(c) for c in made.domain)
-        out, work = builder.weights(program)
+        out, work = builder.weights()
         operations = tuple(dict.fromkeys(m.label for m in made.members))
         number = len(self.stages)
         self.stages.append(
@@ -229,7 +231,9 @@ class _Lowering:
             (Output(2),),
         )  # fmt: skip
         total = [AxisChunks((1,)) if a == node.axis else c for a, c in enumerate(source.chunks)]
-        out = weigh.flatten(weigh.spread(float(node.dtype.itemsize), total, tuple(range(source.ndim)), source.ndim), grid)
+        out = weigh.flatten(
+            weigh.spread(float(node.dtype.itemsize), total, tuple(range(source.ndim)), source.ndim), grid
+        )
         inputs = (StageInput(number, GridMap(tuple(before))), StageInput(producer, here, 1))
         self.stages.append(Stage(node.label + "-offset", grid, inputs, program, out, out, operations=(node.label,)))
         self.chains[node] = (producer, number)
@@ -264,5 +268,7 @@ def _label(made: Group) -> str:
     names: list[Any] = []
     for goal in made.goals:
         array = goal.array
-        names.append(array.label if goal.kind in ("value", "store") and isinstance(array, ArrayNode) else goal.node.label)
+        names.append(
+            array.label if goal.kind in ("value", "store") and isinstance(array, ArrayNode) else goal.node.label
+        )
     return "+".join(dict.fromkeys(names))

@@ -70,5 +70,3 @@ def assembly(node: ArrayNode, axes: AxesMap) -> tuple[tuple[AxisPieces, ...], ..
         else:
             table.append(pieces.whole_pieces(have, along))
     return (tuple(table),)
-
-

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from tilework.base.errors import InternalError
+from tilework.optimize import weigh
 from tilework.optimize.blockfuncs import ReduceEnd, ReshapeBlock, ScanEnd, ScanStart, ViewBlock, identity
 from tilework.optimize.group import AxesMap, Goal, Group, blockwise_map
 from tilework.optimize.maps import all_known, assembly, grid_map, known, previous
@@ -49,6 +51,7 @@ from tilework.plan.stages import (
     BlockPlace,
     BlockSegment,
     Dependence,
+    ExplicitMap,
     GridMap,
     Grouped,
     Leaf,
@@ -69,6 +72,10 @@ class Made(Protocol):
 
     def blocks_of(self, node: Node) -> tuple[int, int | None]:
         """Stage number and pick of a node's finished blocks."""
+        ...
+
+    def call_of(self, node: Node) -> tuple[int, int]:
+        """Stage number and task of a delayed call."""
         ...
 
     def partials_of(self, node: Reduce) -> tuple[int, int | None, tuple[int, ...]]:
@@ -105,12 +112,15 @@ class ProgramBuilder:
     def __init__(self, group: Group, made: Made) -> None:
         self.group = group
         self.made = made
+        self.ndim = len(group.domain)
         self.inputs: list[StageInput] = []
         self.operands: list[Operand] = []
         self.values: dict[Key, _Value] = {}
         self.pending: list[tuple[int, Callable[[], None]]] = []  # block segments: (level, lay out)
         self.tiled: dict[Key, Blockwise] = {}  # elementwise members, inputs before users
-        self.functions: list[tuple[_Value, BlockFunction]] = []
+        self.functions: list[tuple[_Value, BlockFunction, Sequence[_Value]]] = []
+        self.leaves: list[tuple[Source, AxesMap]] = []
+        self.assembled: list[np.ndarray] = []  # bytes of blocks that are put together for one task
         self.results: dict[Any, int] = {}  # tile results and block results → value number
         self.segments: list[Segment] = []
         self.tile_plans: dict[Any, _TilePlan] = {}
@@ -159,7 +169,7 @@ class ProgramBuilder:
         chunks: list[AxisChunks] = []
         grid_axes: list[int | None] = []
         mine = iter(zip(node.chunks, axes, strict=True))
-        for axis, region in enumerate(node.region):
+        for axis in range(len(node.region)):
             if axis in node.drop:
                 chunks.append(AxisChunks((1,)))
                 grid_axes.append(None)
@@ -167,7 +177,7 @@ class ProgramBuilder:
                 have, along = next(mine)
                 chunks.append(have)
                 grid_axes.append(along if len(have) > 1 else None)
-            del region
+        self.leaves.append((node, axes))
         return self.operand(node, axes, Leaf(node.source, node.region, tuple(chunks), tuple(grid_axes), node.drop))
 
     # ------------------------------------------------------------ members
@@ -187,8 +197,9 @@ class ProgramBuilder:
         elif isinstance(node, Scan):
             self._scan_end(node, axes)
         elif isinstance(node, FromValue):
-            producer, pick = self.made.blocks_of(node.inputs[0])
-            block = self.unnamed(node, Block(self.input(producer, GridMap(()), pick)))
+            producer, task = self.made.call_of(node.inputs[0])
+            only = ExplicitMap(np.array([0, 1]), np.array([task]))
+            block = self.unnamed(node, Block(self.input(producer, only)))
             self._function(node, axes, BlockFunction(identity, (Slot(0),), scratch=0), [block])
         elif isinstance(node, Reshape):
             producer, pick = self.made.blocks_of(node.inputs[0])
@@ -221,6 +232,7 @@ class ProgramBuilder:
         concatenate = isinstance(node.op, BlockFunction) and node.op.concatenate
         number = self.input(producer, grid_map(i, along), pick)
         self.operands.append(Grouped(number, concatenate))
+        self.assembled.append(weigh.value_bytes(i, along, self.ndim))
         return _Value(i, along, 0, len(self.operands) - 1)
 
     def _elementwise(self, node: Blockwise, axes: AxesMap) -> None:
@@ -249,7 +261,7 @@ class ProgramBuilder:
         """A function of whole values as the value of ``node``."""
         value = _Value(node, axes, 1 + max((v.level for v in inputs), default=0))
         self.values[node, axes] = value
-        self.functions.append((value, function))
+        self.functions.append((value, function, inputs))
         for have in inputs:
             self._want_block(have)
         self.pending.append(
@@ -262,7 +274,9 @@ class ProgramBuilder:
         if function.check:
             grids = [a if len(c) > 1 else None for a, c in zip(value.axes, node.chunks, strict=True)]
             expected = tuple(zip(node.chunks, grids, strict=True))
-        self.segments.append(BlockSegment(function, numbers, node.dtype if function.check else None, expected, node.label))
+        self.segments.append(
+            BlockSegment(function, numbers, node.dtype if function.check else None, expected, node.label)
+        )
         value.number = self._next_value()
 
     def _assembled(self, node: ArrayNode, axes: AxesMap) -> None:
@@ -275,6 +289,7 @@ class ProgramBuilder:
             producer, pick = self.made.blocks_of(i)
             maps = tuple(AxisMap(p.axis, p.indptr, p.blocks) for p in table)
             numbers.append(self.input(producer, GridMap(maps), pick))
+        self.assembled.append(weigh.value_bytes(node, axes, self.ndim))
         self.operand(node, axes, Assembled(tuple(numbers), tables, node.dtype, drop))
 
     def _reduce_end(self, node: Reduce, axes: AxesMap) -> None:
@@ -287,7 +302,10 @@ class ProgramBuilder:
             for axis, n in enumerate(grid)
         )
         joined = self.unnamed(node, Grouped(self.input(producer, GridMap(maps), pick), True))
-        combine = any(grid[axis] > 1 for axis in node.axes)
+        blocks = prod(grid[axis] for axis in node.axes)
+        size = node.reduction.partial_itemsize * blocks
+        self.assembled.append(weigh.spread(size, node.chunks, axes, self.ndim))
+        combine = blocks > 1
         end = ReduceEnd(node.reduction, node.axes, node.keepdims, node.dtype, combine)
         self._function(node, axes, BlockFunction(end, (Slot(0),)), [joined])
 
@@ -317,9 +335,7 @@ class ProgramBuilder:
             if reduction.accumulator is not None and not reduction.place:
                 key = self._want_partial(value, goal.node)
                 return lambda: [Output(self.results[key])]
-            function = BlockFunction(
-                reduction.partial, (Slot(0),), {"axis": axes}, place=reduction.place, check=False
-            )
+            function = BlockFunction(reduction.partial, (Slot(0),), {"axis": axes}, place=reduction.place, check=False)
             return self._want_call(value, goal, function)
         if goal.kind == "scan" and isinstance(goal.node, Scan):
             start = ScanStart(goal.node.local, goal.node.total, goal.node.axis)
@@ -341,6 +357,65 @@ class ProgramBuilder:
 
         self.pending.append((value.level + 1, lay_out))
         return lambda: [Output(end.number)]
+
+    # ------------------------------------------------------------ weights
+
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """What each task leaves behind and what it needs on top, over the grid. Call after :meth:`build`."""
+        ndim = self.ndim
+        out: np.ndarray = np.zeros(1)
+        work: np.ndarray = sum(self.assembled, np.zeros(1))
+        yielded = set()
+        for goal in self.group.goals:
+            key = (goal.array, self.group.identity())
+            if isinstance(goal.node, Reduce) and goal.kind == "partial":
+                out = out + weigh.partial_bytes(goal.node, ndim)
+            elif isinstance(goal.node, Scan) and goal.kind == "scan":
+                out = out + weigh.scan_bytes(goal.node, ndim)
+            elif isinstance(goal.node, Store):
+                if goal.node.sink.resident_bytes:
+                    yielded.add(key)
+            else:
+                out = out + weigh.value_bytes(goal.array, self.group.identity(), ndim)
+                yielded.add(key)
+        for node, axes in self.leaves:
+            if not node.source.free:
+                work = work + weigh.value_bytes(node, axes, ndim)
+        for plan in self.tile_plans.values():
+            for node, axes in plan.wanted:
+                if (node, axes) not in yielded:
+                    work = work + weigh.value_bytes(node, axes, ndim)
+            for value in plan.members[:1]:
+                largest = weigh.value_bytes(value.node, value.axes, ndim)
+                work = work + np.minimum(weigh.TILE_SCRATCH, (1 + len(plan.members)) * largest)
+        for value, function, inputs in self.functions:
+            if function.scratch:
+                touched = [
+                    weigh.value_bytes(v.node, v.axes, ndim) for v in (*inputs, value) if len(v.axes) == v.node.ndim
+                ]
+                work = work + weigh.function_bytes(function, touched)
+                if (value.node, value.axes) not in yielded:
+                    work = work + touched[-1]
+        return out, work
+
+    def read_bytes(self) -> int:
+        """What all tasks together read from storage."""
+        total = 0.0
+        for node, axes in self.leaves:
+            if not node.source.free:
+                weight = weigh.value_bytes(node, axes, self.ndim)
+                grid = [len(c) for c in self.group.domain]
+                total += (
+                    float(np.broadcast_to(weight, grid).sum())
+                    if weight.size < 2
+                    else float(weight.sum()) * prod(n for n, k in zip(grid, weight.shape, strict=True) if k == 1)
+                )
+        return int(total)
+
+    def write_bytes(self) -> int:
+        """What all tasks together write to storage."""
+        stores = [goal.node for goal in self.group.goals if isinstance(goal.node, Store)]
+        return int(sum(weigh.array_bytes(s.inputs[0]) for s in stores if not s.sink.resident_bytes))
 
     # ------------------------------------------------------------ layout
 

@@ -174,9 +174,7 @@ def _whole(outputs: Sequence[Node]) -> tuple[Node, ...]:
         if not isinstance(node, Whole) or max(node.inputs[0].grid, default=1) == 1:
             return node
         array = node.inputs[0]
-        if not all(axis.known for axis in array.chunks):
-            return node
-        return Whole(build.rechunk(array, tuple(AxisChunks((n,)) for n in array.shape)))
+        return Whole(build.one_block(array))
 
     return rewrite(outputs, change)
 

@@ -59,6 +59,14 @@ def value_bytes(node: ArrayNode, axes: Sequence[int | None], ndim: int) -> np.nd
     return spread(float(node.dtype.itemsize), node.chunks, axes, ndim)
 
 
+def array_bytes(node: ArrayNode) -> float:
+    """Bytes of a whole array; nothing where sizes are unknown."""
+    size = float(node.dtype.itemsize)
+    for axis in node.chunks:
+        size *= axis.total if axis.known else 0
+    return size
+
+
 def flatten(weight: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
     """A weight as int64, one entry a task in C order, or a single entry if all tasks weigh the same."""
     if weight.size == 1 or not prod(grid):

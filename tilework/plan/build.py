@@ -210,7 +210,9 @@ def _unaligned(
     for node, labels in zip(nodes, axes, strict=True):
         for axis, k in zip(node.chunks, labels, strict=True):
             if k in found and len(found[k]) != len(axis) and 1 not in (len(found[k]), len(axis)):
-                raise ChunkError(f"{label}: {len(found[k])} and {len(axis)} blocks along one index; rechunk one of them")
+                raise ChunkError(
+                    f"{label}: {len(found[k])} and {len(axis)} blocks along one index; rechunk one of them"
+                )
             if k not in found or len(axis) > len(found[k]):
                 found[k] = axis
     return tuple(found[k] for k in range(ndim))
@@ -304,7 +306,9 @@ def take(x: ArrayNode, indices: np.ndarray, axis: int, chunks: AxisChunks | None
         )
     out = chunks or blocks.take_chunks(x.chunks[axis], indices)
     all_chunks = x.chunks[:axis] + (out,) + x.chunks[axis + 1 :]
-    token = "take-" + tokenize(indices.shape, indices.tobytes() if indices.nbytes < 1 << 20 else indices, axis, out, x.token)
+    token = "take-" + tokenize(
+        indices.shape, indices.tobytes() if indices.nbytes < 1 << 20 else indices, axis, out, x.token
+    )
     return Take(x, indices, axis, all_chunks, token)
 
 
@@ -339,6 +343,17 @@ def rechunk(x: ArrayNode, chunks: Chunks) -> ArrayNode:
     return Rechunk(x, chunks, "rechunk-" + tokenize(chunks, x.token))
 
 
+def one_block(x: ArrayNode) -> ArrayNode:
+    """``x`` as a single block, of unknown size where sizes are unknown."""
+    whole = tuple(AxisChunks((axis.total,)) for axis in x.chunks)
+    if all(axis.known for axis in x.chunks):
+        return rechunk(x, whole)
+    labels = [f"in{axis}" for axis in range(x.ndim)]
+    out = [f"out{axis}" for axis in range(x.ndim)]
+    function = BlockFunction(np.asarray, (Slot(0),))
+    return blockwise(function, out, [(x, labels)], x.dtype, new_axes=dict(zip(out, whole, strict=True)), label="whole")
+
+
 def concatenate(arrays: Sequence[ArrayNode], axis: int) -> ArrayNode:
     """Arrays of one dtype joined along ``axis``; the others' chunks are made equal."""
     first = arrays[0]
@@ -347,7 +362,9 @@ def concatenate(arrays: Sequence[ArrayNode], axis: int) -> ArrayNode:
     labels = [tuple(k if k != axis else first.ndim + i for k in range(first.ndim)) for i in range(len(arrays))]
     for node in arrays[1:]:
         if node.ndim != first.ndim or any(
-            a.total != b.total for k, (a, b) in enumerate(zip(node.chunks, first.chunks, strict=True)) if k != axis and a.known and b.known
+            a.total != b.total
+            for k, (a, b) in enumerate(zip(node.chunks, first.chunks, strict=True))
+            if k != axis and a.known and b.known
         ):
             shapes = ", ".join(str(node.shape) for node in arrays[:5])
             raise PlanError(f"concatenate: shapes {shapes} differ outside axis {axis}; they must agree there")
