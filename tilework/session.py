@@ -1,10 +1,35 @@
-"""The one place that joins the steps: optimize → lower → engine → results, with whoever listens."""
+"""The one place that joins the steps: optimize → lower → task graph → engine → results, with whoever listens.
+
+``prepare`` makes everything that can be known before running (a :class:`Prepared`), ``compute`` and ``persist`` run
+it, ``explain`` only looks at it. Array results are stores into memory: every block is written where it belongs in the
+result, and the result counts against the budget from the start.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
-from tilework.plan.ops import Node
+
+from tilework.base import config
+from tilework.base.errors import ConfigError, UnsupportedError
+from tilework.diagnostics import listeners
+from tilework.diagnostics.explain import Explanation
+from tilework.diagnostics.progress import ProgressBar
+from tilework.engine import taskgraph
+from tilework.engine.local.sync import SyncEngine
+from tilework.engine.local.threads import ThreadsEngine
+from tilework.engine.protocol import Engine, RunOptions
+from tilework.io.memory import BlockSink, MemorySink
+from tilework.optimize.lower import Lowered, lower
+from tilework.optimize.pipeline import optimize as optimize_plan
+from tilework.plan import build
+from tilework.plan.ops import ArrayNode, Call, Node, Store
+
+KEEP_SHARE = 0.5
+"""A source that is dear to read and needed by several stages is kept in memory up to this share of the budget."""
 
 
 @runtime_checkable
@@ -18,14 +43,289 @@ class Collection(Protocol):
         ...
 
 
+Unpacked = tuple[list[Any], Callable[[list[Any]], Any]]
+_unpackers: list[Callable[[Any], Unpacked | None]] = []
+
+
+def register_container(unpack: Callable[[Any], Unpacked | None]) -> None:
+    """Teach ``compute`` and its kin about a kind of object that holds collections (an xarray Dataset).
+
+    ``unpack(x)`` returns the things inside and a function that rebuilds ``x`` from their replacements, or None if
+    ``x`` is not of that kind.
+    """
+    _unpackers.append(unpack)
+
+
 def is_tilework_collection(x: object) -> bool:
-    """Whether ``x`` is a lazy tilework object."""
+    """Whether ``x`` is a lazy tilework object.
+
+    Examples
+    --------
+    >>> import tilework as tw
+    >>> tw.is_tilework_collection(tw.delayed(1)), tw.is_tilework_collection(1)
+    (True, False)
+    """
     return hasattr(type(x), "__tilework_rebuild__")
 
 
-def compute(*things: Any, **options: Any) -> tuple[Any, ...]:
-    raise NotImplementedError
+# ---------------------------------------------------------------- before running
 
 
-def persist(*things: Any, **options: Any) -> tuple[Any, ...]:
-    raise NotImplementedError
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A plan that is ready to run: all that is known before anything has started."""
+
+    plan: tuple[Node, ...]
+    lowered: Lowered
+    graph: taskgraph.TaskGraph
+    engine: Engine
+    options: RunOptions
+
+    def explanation(self) -> Explanation:
+        """What it will do and cost."""
+        return Explanation.of(self.plan, self.graph, self.options)
+
+
+before_run: ContextVar[Callable[[Prepared], None] | None] = ContextVar("tilework-before-run", default=None)
+"""Called with every plan right before it runs; may raise to keep it from running (``tilework explain script.py``)."""
+
+
+def prepare(outputs: Sequence[Node], settings: config.Settings, optimize_graph: bool = True) -> Prepared:
+    """Optimize and lower ``outputs``, choose the engine."""
+    budget = config.resolve_memory(settings)
+    plan = optimize_plan(outputs) if optimize_graph else tuple(outputs)
+    lowered = lower(plan, KEEP_SHARE * budget)
+    wanted = [place for place in lowered.outputs if place is not None]
+    graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
+    engine, workers = _engine(settings)
+    options = RunOptions(workers, budget, settings.retries, settings.spill_directory)
+    return Prepared(plan, lowered, graph, engine, options)
+
+
+def _engine(settings: config.Settings) -> tuple[Engine, int]:
+    scheduler = settings.scheduler
+    if scheduler == "threads":
+        return ThreadsEngine(), config.resolve_workers(settings)
+    if scheduler == "sync":
+        return SyncEngine(), 1
+    if scheduler == "processes":
+        raise UnsupportedError('scheduler="processes" is not built yet; use "threads" or "sync"')
+    if hasattr(scheduler, "run"):
+        return scheduler, config.resolve_workers(settings)
+    raise ConfigError(f'scheduler {scheduler!r} is unknown; use "threads", "sync" or an engine')
+
+
+def _run(outputs: Sequence[Node], settings: config.Settings, optimize_graph: bool) -> list[Any]:
+    """Run a plan; the values of the outputs that are no stores, in order."""
+    prepared = prepare(outputs, settings, optimize_graph)
+    hook = before_run.get()
+    if hook is not None:
+        hook(prepared)
+    listener = listeners.for_run([ProgressBar()] if settings.progress else [])
+    return prepared.engine.run(prepared.graph, prepared.options, listener)
+
+
+# ---------------------------------------------------------------- what users call
+
+
+def compute(
+    *things: Any, traverse: bool = True, optimize_graph: bool = True, **options: Any
+) -> tuple[Any, ...]:
+    """Compute any number of lazy things in one go.
+
+    Shared work is done once, however the things are nested in lists, tuples, dicts, sets and dataclasses.
+
+    Parameters
+    ----------
+    *things
+        Lazy collections, containers of them, and anything else (which is returned as it is).
+    traverse
+        Whether to look into containers.
+    optimize_graph
+        Whether to optimize the plan first. For debugging.
+    **options
+        Settings for this computation: ``scheduler``, ``workers`` (or ``num_workers``), ``memory``, ``retries``,
+        ``progress``, ``spill_directory``.
+
+    Returns
+    -------
+    tuple
+        One result for each thing.
+
+    Raises
+    ------
+    MemoryBudgetError
+        Before anything has run, if a task alone can never fit into the memory budget.
+
+    Examples
+    --------
+    >>> import tilework as tw
+    >>> import tilework.array as ta
+    >>> x = ta.arange(10, chunks=5)
+    >>> tw.compute(x.sum(), {"max": x.max()})
+    (np.int64(45), {'max': np.int64(9)})
+    """
+    settings = _settings(options)
+    found, rebuild = _unpack(things, traverse)
+    return tuple(rebuild(_values([c.node for c in found], settings, optimize_graph)))
+
+
+def persist(*things: Any, traverse: bool = True, optimize_graph: bool = True, **options: Any) -> tuple[Any, ...]:
+    """Compute, and keep the results in memory block by block, as lazy collections of the same shape.
+
+    Parameters are those of :func:`compute`.
+    """
+    settings = _settings(options)
+    found, rebuild = _unpack(things, traverse)
+    distinct = list(dict.fromkeys(c.node for c in found))
+    sinks = {node: BlockSink(node.chunks, node.dtype) for node in distinct if isinstance(node, ArrayNode)}
+    outputs = [build.store(n, sinks[n]) if isinstance(n, ArrayNode) else n for n in distinct]
+    values = iter(_run(outputs, settings, optimize_graph))
+    kept: dict[Node, Node] = {}
+    for node in distinct:
+        if isinstance(node, ArrayNode):
+            source = sinks[node].source()
+            kept[node] = build.source(source, source.chunks, node.label)
+        else:
+            kept[node] = Call(_value, (next(values),), {}, (), "persisted-" + node.token, node.label, True)
+    return tuple(rebuild([c.__tilework_rebuild__(kept[c.node]) for c in found]))
+
+
+def optimize(*things: Any, traverse: bool = True) -> tuple[Any, ...]:
+    """The same collections around optimized plans. ``compute`` does this anyway; here to look at."""
+    found, rebuild = _unpack(things, traverse)
+    better = optimize_plan([c.node for c in found])
+    return tuple(rebuild([c.__tilework_rebuild__(node) for c, node in zip(found, better, strict=True)]))
+
+
+def explain(*things: Any, traverse: bool = True, **options: Any) -> Explanation:
+    """Say what computing ``things`` would do and cost, without running anything.
+
+    Parameters are those of :func:`compute`.
+
+    Returns
+    -------
+    Explanation
+        Prints as text, shows as HTML in notebooks: operations, tasks, bytes read and written, predicted peak memory
+        against the budget, parallelism, and advice on chunks.
+    """
+    settings = _settings(options)
+    found, _ = _unpack(things, traverse)
+    nodes = list(dict.fromkeys(c.node for c in found))
+    return prepare([_as_result(node)[0] for node in nodes], settings).explanation()
+
+
+def run_stores(stores: Sequence[Store], **options: Any) -> None:
+    """Run writes now."""
+    _run(list(stores), _settings(options), True)
+
+
+def _settings(options: Mapping[str, Any]) -> config.Settings:
+    given = dict(options)
+    if "num_workers" in given:
+        given["workers"] = given.pop("num_workers")
+    return config.get(**given)
+
+
+def _value(value: Any) -> Any:
+    return value
+
+
+# ---------------------------------------------------------------- results
+
+
+def _as_result(node: Node) -> tuple[Node, MemorySink | BlockSink | None]:
+    """What to run for a node's value, and where an array's value will be."""
+    if not isinstance(node, ArrayNode):
+        return node, None
+    if all(axis.known for axis in node.chunks):
+        sink: MemorySink | BlockSink = MemorySink(node.shape, node.dtype)
+    else:
+        sink = BlockSink(node.chunks, node.dtype)
+    return build.store(node, sink, label=node.label), sink
+
+
+def _values(nodes: Sequence[Node], settings: config.Settings, optimize_graph: bool) -> list[Any]:
+    """Values of nodes, each distinct one computed once."""
+    distinct = list(dict.fromkeys(nodes))
+    if not distinct:
+        return []
+    outputs, sinks = [], []
+    for node in distinct:
+        output, sink = _as_result(node)
+        outputs.append(output)
+        sinks.append(sink)
+    values = iter(_run(outputs, settings, optimize_graph))
+    of: dict[Node, Any] = {}
+    for node, sink in zip(distinct, sinks, strict=True):
+        of[node] = next(values) if sink is None else _array_result(sink)
+    return [of[node] for node in nodes]
+
+
+def _array_result(sink: MemorySink | BlockSink) -> Any:
+    array = sink.array if isinstance(sink, MemorySink) else sink.source().assemble()
+    return array if array.ndim else array[()]  # NumPy gives scalars for results without axes, too
+
+
+# ---------------------------------------------------------------- containers
+
+
+def _unpack(things: Iterable[Any], traverse: bool) -> tuple[list[Any], Callable[[list[Any]], list[Any]]]:
+    """The collections inside ``things``, and a function that puts their replacements in their places."""
+    found: list[Any] = []
+    plans = [_plan(thing, traverse, found, top=True) for thing in things]
+    return found, lambda values: [plan(values) if callable(plan) else values[plan] for plan in plans]
+
+
+_Plan = int | Callable[[list[Any]], Any]
+"""Where a thing's replacement is: a number in the list of values, or a function of that list."""
+
+
+def _plan(thing: Any, traverse: bool, found: list[Any], top: bool = False) -> _Plan:
+    if hasattr(type(thing), "__tilework_rebuild__"):
+        found.append(thing)
+        return len(found) - 1
+    if traverse or top:
+        for unpack in _unpackers:
+            unpacked = unpack(thing)
+            if unpacked is not None:
+                inner, rebuild = unpacked
+                return _all(inner, traverse, found, rebuild)
+    if traverse:
+        kind = type(thing)
+        if kind in (list, tuple, set, frozenset):
+            return _all(list(thing), traverse, found, kind)
+        if kind is dict:
+            keys = list(thing)
+            return _all(list(thing.values()), traverse, found, lambda values: dict(zip(keys, values, strict=True)))
+        if isinstance(thing, tuple) and hasattr(thing, "_fields"):
+            return _all(list(thing), traverse, found, lambda values: kind(*values))
+        if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+            names = [f.name for f in dataclasses.fields(thing)]
+            return _all(
+                [getattr(thing, name) for name in names],
+                traverse,
+                found,
+                lambda values: dataclasses.replace(thing, **dict(zip(names, values, strict=True))),
+            )
+    return lambda values: thing
+
+
+def _all(inner: Sequence[Any], traverse: bool, found: list[Any], rebuild: Callable[[list[Any]], Any]) -> _Plan:
+    plans = [_plan(thing, traverse, found) for thing in inner]
+    return lambda values: rebuild([plan(values) if callable(plan) else values[plan] for plan in plans])
+
+
+__all__ = [
+    "Collection",
+    "Prepared",
+    "before_run",
+    "compute",
+    "explain",
+    "is_tilework_collection",
+    "optimize",
+    "persist",
+    "prepare",
+    "register_container",
+    "run_stores",
+]
