@@ -1,0 +1,65 @@
+"""Run NumPy-, pandas- and xarray-shaped programs in parallel, in bounded memory.
+
+>>> import tilework as tw
+>>> import tilework.array as ta
+>>> x = ta.random.default_rng(0).random((4000, 4000), chunks=(1000, 1000))
+>>> (x - x.mean(axis=0)).std().compute().round(2)
+np.float64(0.29)
+
+This is the facade: it re-exports what users call, and loads each part when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilework import array, config
+    from tilework.delayed import delayed
+    from tilework.diagnostics.progress import ProgressBar
+    from tilework.session import compute, explain, is_tilework_collection, optimize, persist, visualize
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ProgressBar": "tilework.diagnostics.progress",
+    "array": "tilework.array",
+    "compute": "tilework.session",
+    "config": "tilework.base.config",
+    "delayed": "tilework.delayed",
+    "explain": "tilework.session",
+    "is_tilework_collection": "tilework.session",
+    "optimize": "tilework.session",
+    "persist": "tilework.session",
+    "visualize": "tilework.session",
+}
+"""Where each public name lives. A name that is a module stands for the module itself."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tilework' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
+    module = import_module(home)
+    value = module if home.rpartition(".")[2] == name and not hasattr(module, name) else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+__all__ = [
+    "ProgressBar",
+    "array",
+    "compute",
+    "config",
+    "delayed",
+    "explain",
+    "is_tilework_collection",
+    "optimize",
+    "persist",
+    "visualize",
+]

@@ -8,6 +8,7 @@ result, and the result counts against the budget from the start.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,8 @@ from tilework.base.errors import ConfigError, UnsupportedError
 from tilework.diagnostics import listeners
 from tilework.diagnostics.explain import Explanation
 from tilework.diagnostics.progress import ProgressBar
+from tilework.diagnostics.visualize import Drawing
+from tilework.diagnostics.visualize import visualize as draw
 from tilework.engine import taskgraph
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
@@ -215,6 +218,42 @@ def explain(*things: Any, traverse: bool = True, **options: Any) -> Explanation:
     return prepare([_as_result(node)[0] for node in nodes], settings).explanation()
 
 
+def visualize(
+    *things: Any,
+    filename: str | os.PathLike[str] | None = "tilework",
+    optimize_graph: bool = False,
+    show_tasks: bool = False,
+    traverse: bool = True,
+    **options: Any,
+) -> Drawing:
+    """Draw the plan of lazy things: the operations as they were written, or what will really run.
+
+    Parameters
+    ----------
+    *things
+        Lazy collections, or containers of them.
+    filename
+        File to write, ``svg`` or ``png`` by its ending (png without one); None writes none.
+    optimize_graph
+        Draw the stages after optimizing and fusing instead of the operations.
+    show_tasks
+        Draw every single task. For small plans.
+    **options
+        ``format``, ``rankdir`` (``"TB"``, ``"LR"``) and Graphviz attributes.
+
+    Returns
+    -------
+    Drawing
+        Shows itself in notebooks.
+    """
+    found, _ = _unpack(things, traverse)
+    nodes = list(dict.fromkeys(c.node for c in found))
+    graph = None
+    if nodes and (optimize_graph or show_tasks):
+        graph = prepare([_as_result(node)[0] for node in nodes], config.get()).graph
+    return draw(nodes, graph, filename=filename, show_tasks=show_tasks, **options)
+
+
 def run_stores(stores: Sequence[Store], **options: Any) -> None:
     """Run writes now."""
     _run(list(stores), _settings(options), True)
@@ -328,4 +367,5 @@ __all__ = [
     "prepare",
     "register_container",
     "run_stores",
+    "visualize",
 ]
