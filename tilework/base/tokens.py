@@ -24,6 +24,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from itertools import count
@@ -89,10 +90,8 @@ def identity_token(obj: Any) -> str:
         if known is not None and known[0]() is obj:
             return known[1]
         token = unique_token("object")
-        try:
+        with suppress(TypeError):
             _identities[id(obj)] = weakref.ref(obj, partial(_forget, id(obj))), token
-        except TypeError:
-            pass
         return token
 
 

@@ -1,1 +1,1 @@
-"""What can be known of a computation: before it runs (explain, visualize), while it runs (progress) and after (report)."""
+"""What can be known of a computation: before it (explain, visualize), during it (progress), after it (report)."""

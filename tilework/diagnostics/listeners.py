@@ -1,8 +1,9 @@
 """Who listens to computations: observers that are registered, and the one listener that a run reports to.
 
-An :class:`Observer` makes one fresh listener for every run. Events do not say which run they belong to, and several may
-go on at once, so a listener belongs to exactly one. An observer is active inside its ``with`` statement, for computations
-that are started in the same thread or asyncio task, or everywhere between ``register()`` and ``unregister()``.
+An :class:`Observer` makes one fresh listener for every run. Events do not say which run they belong to, and several
+may go on at once, so a listener belongs to exactly one. An observer is active inside its ``with`` statement, for
+computations that are started in the same thread or asyncio task, or everywhere between ``register()`` and
+``unregister()``.
 
 Nobody registered means no listener, and the engine then spends nothing on events.
 """
