@@ -1,0 +1,604 @@
+"""Users' own functions of whole blocks: :func:`map_blocks`, :func:`blockwise` and :func:`reduction`.
+
+The calls are Dask's. What differs: a function is run for its dtype once, on empty input (a second time, on input of
+one element, only if the first raised), and never if ``dtype`` or ``meta`` say it; and what it returns for a block is
+compared with what was announced. Lazy arrays and delayed values may stand anywhere in the arguments: an array that is
+not itself mapped over arrives as a whole.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from tilework.array.core import Array
+from tilework.array.creation import asarray
+from tilework.base import config
+from tilework.base.errors import ChunkError, DTypeError, PlanError, UnsupportedError
+from tilework.plan import build
+from tilework.plan.blocks import AxisChunks, Chunks
+from tilework.plan.ops import ArrayNode, BlockFunction, Call, Slot
+from tilework.plan.reductions import Reduction
+from tilework.plan.stages import BlockPlace
+from tilework.session import is_tilework_collection
+
+Labels = Sequence[Hashable]
+
+
+def blockwise(
+    func: Callable[..., Any],
+    out_ind: Labels,
+    *args: Any,
+    name: str | None = None,
+    token: str | None = None,
+    dtype: Any = None,
+    adjust_chunks: Mapping[Hashable, Any] | None = None,
+    new_axes: Mapping[Hashable, Any] | None = None,
+    align_arrays: bool = True,
+    concatenate: bool | None = None,
+    meta: Any = None,
+    **kwargs: Any,
+) -> Array:
+    """Apply a function to blocks of arrays, in index notation.
+
+    Parameters
+    ----------
+    func
+        Called with one block of each array and with the literals.
+    out_ind
+        Names of the result's axes: ``"ij"`` or a tuple of anything hashable.
+    *args
+        Arrays and the names of their axes in turn; literals are paired with None. Names that do not stand in
+        ``out_ind`` are contracted: all blocks along them go into one call.
+    name, token
+        What the operation is called in drawings and errors.
+    dtype
+        Type of the result. Without it (and ``meta``) the function is run on empty blocks to see.
+    adjust_chunks
+        How ``func`` changes block sizes along an axis: a size, a tuple of sizes, or a function of the size.
+    new_axes
+        Lengths (or chunks) of names that stand in no input.
+    align_arrays
+        Rechunk the arrays to common chunks. Otherwise only the numbers of blocks must agree.
+    concatenate
+        Join blocks along contracted axes into one array. Otherwise they come as nested lists.
+    meta
+        An array of the result's dtype.
+    **kwargs
+        More arguments of ``func``.
+
+    Returns
+    -------
+    Array
+
+    Raises
+    ------
+    DTypeError
+        If the function raises on empty blocks and on blocks of one element, and no dtype is given.
+    ChunkError
+        If the arrays' chunks do not match.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tilework.array as ta
+    >>> x, y = ta.arange(3, chunks=2), ta.arange(4, chunks=3)
+    >>> ta.blockwise(np.multiply.outer, "ij", x, "i", y, "j").compute()
+    array([[0, 0, 0, 0],
+           [0, 1, 2, 3],
+           [0, 2, 4, 6]])
+    """
+    if len(args) % 2:
+        raise PlanError(f"blockwise: {len(args)} arguments after out_ind; give arrays and their indices in turn")
+    repeated = [label for label in out_ind if list(out_ind).count(label) > 1]
+    if repeated:
+        raise PlanError(f"blockwise: the output index {out_ind!r} repeats {repeated[0]!r}")
+    pairs = [
+        (arg if labels is None else asarray(arg), None if labels is None else tuple(labels))
+        for arg, labels in zip(args[::2], args[1::2], strict=True)
+    ]
+    named = {label for _, labels in pairs if labels is not None for label in labels} | set(new_axes or ())
+    unknown = [label for label in out_ind if label not in named]
+    if unknown:
+        raise PlanError(f"blockwise: {unknown[0]!r} stands in no input; give its length in new_axes")
+    label = name or token or name_of(func)
+    if dtype is None and meta is None:
+        stand_ins = partial(_stand_ins, pairs, out_ind, bool(concatenate))
+        dtype = np.asarray(infer(func, stand_ins, kwargs, f"blockwise({label})")).dtype
+    call = bind(func, pairs, kwargs, out_ind, bool(concatenate), label)
+    node = build.blockwise(
+        call.function(), out_ind, call.inputs, _dtype(dtype, meta),
+        new_axes=new_axes, adjust_chunks=adjust_chunks, align=align_arrays, label=label,
+    )  # fmt: skip
+    return Array(node)
+
+
+def map_blocks(
+    func: Callable[..., Any],
+    *args: Any,
+    name: str | None = None,
+    token: str | None = None,
+    dtype: Any = None,
+    chunks: Sequence[Any] | None = None,
+    drop_axis: int | Iterable[int] | None = None,
+    new_axis: int | Iterable[int] | None = None,
+    enforce_ndim: bool = False,
+    meta: Any = None,
+    **kwargs: Any,
+) -> Array:
+    """Apply a function to every block of one or several arrays.
+
+    Arrays are matched block by block, counted from the last axis; one block along an axis goes with all blocks of the
+    others. If ``func`` has a parameter ``block_id`` or ``block_info``, it is told which block it works on.
+
+    Parameters
+    ----------
+    func
+        Called with one block of each array; returns one block.
+    *args
+        Lazy arrays; anything else is handed to every call as it is.
+    name, token
+        What the operation is called in drawings and errors.
+    dtype
+        Type of the result. Without it (and ``meta``) the function is run on empty blocks to see.
+    chunks
+        Sizes of the result's blocks if ``func`` changes them: for each axis one size or a tuple of sizes.
+    drop_axis
+        Axes that ``func`` removes. Their blocks are joined before ``func`` sees them.
+    new_axis
+        Axes that ``func`` adds, of length one each if ``chunks`` does not say otherwise.
+    enforce_ndim
+        Without effect: every block's dimensions, sizes and dtype are checked.
+    meta
+        An array of the result's dtype.
+    **kwargs
+        More arguments of ``func``.
+
+    Returns
+    -------
+    Array
+
+    Raises
+    ------
+    DTypeError
+        If the function raises on empty blocks and on blocks of one element, and no dtype is given.
+    ChunkError
+        If the numbers of blocks do not match.
+
+    Notes
+    -----
+    ``block_id`` is the block's place in the grid of the result. ``block_info`` maps the number of each array argument,
+    and None for the result, to a dict with ``shape``, ``num-chunks``, ``array-location`` and ``chunk-location``; the
+    result's has ``chunk-shape`` and ``dtype`` as well.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tilework.array as ta
+    >>> x = ta.arange(6, chunks=3)
+    >>> ta.map_blocks(lambda block: block[::-1], x).compute()
+    array([2, 1, 0, 5, 4, 3])
+    >>> def number(block_info=None):
+    ...     return np.arange(*block_info[None]["array-location"][0])
+    >>> ta.map_blocks(number, chunks=((4, 4),), dtype=int).compute()
+    array([0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    if not callable(func):
+        raise TypeError(f"map_blocks: the first argument must be a function, not {type(func).__name__}")
+    label = name or token or name_of(func)
+    ndim = max((arg.ndim for arg in args if isinstance(arg, Array)), default=0)
+    pairs = [(arg, tuple(range(arg.ndim))[::-1] if isinstance(arg, Array) else None) for arg in args]
+    drop = axes_of(drop_axis, ndim, "drop_axis")
+    out: list[Hashable] = [ndim - 1 - axis for axis in range(ndim) if axis not in drop]
+    if new_axis is None and chunks is not None and len(out) < len(chunks):
+        new_axis = range(len(chunks) - len(out))
+    new_axes: dict[Hashable, Any] = {}
+    fresh = [new_axis] if isinstance(new_axis, int | np.integer) else list(new_axis or ())
+    for axis in sorted(axes_of(fresh, len(out) + len(fresh), "new_axis")):
+        out.insert(axis, ndim + len(new_axes))
+        new_axes[out[axis]] = 1 if chunks is None or axis >= len(chunks) else chunks[axis]
+    if chunks is not None and len(chunks) != len(out):
+        raise ChunkError(
+            f"map_blocks({label}): chunks={tuple(chunks)!r} name {len(chunks)} axes, the result has {len(out)}"
+        )
+    if dtype is None and meta is None:
+        stand_ins = partial(_stand_ins, pairs, out, True)
+        dtype = np.asarray(infer(func, stand_ins, kwargs, f"map_blocks({label})")).dtype
+    call = bind(func, pairs, kwargs, out, True, label)
+    adjust = None if chunks is None else dict(zip(out, chunks, strict=True))
+
+    def node_for(function: BlockFunction) -> ArrayNode:
+        return build.blockwise(
+            function, out, call.inputs, _dtype(dtype, meta),
+            new_axes=new_axes, adjust_chunks=adjust, align=False, label=label,
+        )  # fmt: skip
+
+    node = node_for(call.function())
+    wants = {what for what in ("block_id", "block_info") if _has_parameter(func, what)}
+    if wants:  # these depend on the result's chunks, so it is built twice
+        places = tuple(
+            _InputPlace(k, arg.chunks, tuple(out.index(name) if name in out else None for name in labels))
+            for k, (arg, labels) in enumerate(pairs)
+            if labels is not None
+        )
+        node = node_for(call.function(_Placed(call.func, frozenset(wants), places, node.chunks, node.dtype)))
+    return Array(node)
+
+
+def reduction(
+    x: Any,
+    chunk: Callable[..., Any],
+    aggregate: Callable[..., Any],
+    axis: int | Iterable[int] | None = None,
+    keepdims: bool = False,
+    dtype: Any = None,
+    split_every: int | Mapping[int, int] | None = None,
+    combine: Callable[..., Any] | None = None,
+    name: str | None = None,
+    concatenate: bool = True,
+    output_size: int = 1,
+    meta: Any = None,
+) -> Array:
+    """A tree reduction of one's own.
+
+    Parameters
+    ----------
+    x
+        The array.
+    chunk
+        ``chunk(block, axis=axes, keepdims=True)`` reduces one block; ``axes`` is a tuple.
+    aggregate
+        ``aggregate(partial, axis=axes, keepdims=keepdims)`` makes the result of what is left at the end.
+    axis
+        Axes to reduce; all by default.
+    keepdims
+        Keep the reduced axes, with length ``output_size``.
+    dtype
+        Type of the result; this or ``meta`` is needed.
+    split_every
+        How many partial results are joined at a time, as a whole or for each axis.
+    combine
+        ``combine(partial, axis=axes, keepdims=True)`` joins some of the partial results. Default: ``aggregate``.
+    name
+        What the operation is called in drawings and errors.
+    concatenate
+        Join partial results into one array before ``combine`` and ``aggregate`` see them. Otherwise these get nested
+        lists, one level an axis, and partial results may be anything.
+    output_size
+        Length of the reduced axes in the result if ``keepdims``.
+    meta
+        An array of the result's dtype.
+
+    Returns
+    -------
+    Array
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tilework.array as ta
+    >>> x = ta.arange(10, chunks=4)
+    >>> ta.reduction(x, np.max, np.max, dtype=x.dtype).compute()
+    np.int64(9)
+    """
+    x = asarray(x)
+    if dtype is None and meta is None:
+        raise DTypeError("reduction: the type of the result is not known; pass dtype=")
+    dtype = _dtype(dtype, meta)
+    axes = build.normalize_axis(tuple(axis) if isinstance(axis, Iterable) else axis, x.ndim)
+    chunk, aggregate = (partial(f, dtype=dtype) if _has_parameter(f, "dtype") else f for f in (chunk, aggregate))
+    final = _Final(aggregate, axes, keepdims, concatenate)
+    join: Callable[..., Any]
+    finish: Callable[..., Any]
+    if combine is not None:
+        join, finish = _Joined(combine, concatenate), final
+    elif all(x.numblocks[a] == 1 for a in axes):
+        join, finish = _unchanged, final
+    else:  # every level is an aggregate, so the last one has given the result already
+        join, finish = _Joined(aggregate, concatenate), (_unchanged if concatenate else _unboxed)
+    label = name or name_of(aggregate)
+    rule = Reduction(label, _Partial(chunk, concatenate), join, finish, partial_itemsize=dtype.itemsize)
+    every = config.get().split_every if split_every is None else split_every
+    sizes = None if output_size == 1 else dict.fromkeys(axes, output_size)
+    return Array(build.reduce(x.node, rule, axes, dtype, keepdims=keepdims, split_every=every, out_sizes=sizes))
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """What a function is called in drawings and errors."""
+    while isinstance(func, partial):
+        func = func.func
+    return str(getattr(func, "__name__", type(func).__name__)).strip("<>_") or "function"
+
+
+def infer(
+    func: Callable[..., Any],
+    stand_ins: Callable[[int], Sequence[Any]],
+    kwargs: Mapping[str, Any],
+    label: str,
+    remedy: str = "dtype=",
+) -> Any:
+    """What ``func`` returns for ``stand_ins(0)``; if it raises, for ``stand_ins(1)``.
+
+    Many functions (a maximum, an interpolation) have no answer for no elements, and few have none for one.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            return func(*stand_ins(0), **kwargs)
+        except Exception:
+            try:
+                return func(*stand_ins(1), **kwargs)
+            except Exception as error:
+                raise DTypeError(
+                    f"{label}: the type of the result could not be found by running the function on empty blocks and "
+                    f"on blocks of one element ({type(error).__name__}: {error}); pass {remedy} and it is not run"
+                ) from error
+
+
+def stand_in(x: Array, size: int) -> np.ndarray:
+    """An array of as many dimensions and the same dtype, of length ``size`` along each."""
+    return np.ones((size,) * x.ndim, x.dtype)
+
+
+def _stand_ins(pairs: Sequence[tuple[Any, Labels | None]], out: Labels, concatenate: bool, size: int) -> list[Any]:
+    """Arguments for :func:`infer`, blocks along contracted axes in lists if ``func`` gets them so."""
+    args = []
+    for arg, labels in pairs:
+        if labels is None:
+            args.append(stand_in(arg, size) if isinstance(arg, Array) else arg)
+            continue
+        block: Any = stand_in(arg, size)
+        for label in labels:
+            if label not in out and not concatenate:
+                block = [block]
+        args.append(block)
+    return args
+
+
+def _dtype(dtype: Any, meta: Any) -> np.dtype[Any]:
+    return np.dtype(dtype) if dtype is not None else np.dtype(getattr(meta, "dtype", meta))
+
+
+def _has_parameter(func: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(func).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+
+
+def axes_of(axes: int | Iterable[int] | None, ndim: int, what: str) -> tuple[int, ...]:
+    """The keyword ``what`` as axes from 0 to ``ndim``."""
+    if axes is None:
+        return ()
+    try:
+        return tuple(np.lib.array_utils.normalize_axis_tuple(tuple(axes) if isinstance(axes, Iterable) else axes, ndim))
+    except ValueError as error:
+        raise PlanError(f"map_blocks: {what}={axes!r} does not fit {ndim} dimensions: {error}") from None
+
+
+# ---------------------------------------------------------------- arguments
+
+
+@dataclass(slots=True)
+class BoundCall:
+    """A call with arrays and delayed values replaced by Slots into ``inputs``."""
+
+    func: Callable[..., Any]
+    concatenate: bool
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    inputs: list[tuple[ArrayNode, Labels]] = field(default_factory=list)
+
+    def function(self, placed: _Placed | None = None) -> BlockFunction:
+        func = placed or self.func
+        return BlockFunction(func, self.args, self.kwargs, concatenate=self.concatenate, place=placed is not None)
+
+
+def bind(
+    func: Callable[..., Any],
+    pairs: Sequence[tuple[Any, Labels | None]],
+    kwargs: Mapping[str, Any],
+    out: Labels,
+    concatenate: bool,
+    label: str,
+) -> BoundCall:
+    """The call of ``func`` for one block. Collections among the literals become inputs that arrive as a whole."""
+    call = BoundCall(func, concatenate)
+    contracts = any(name not in out for _, labels in pairs for name in labels or ())
+    boxes = False
+
+    def slot(node: ArrayNode, labels: Labels) -> Slot:
+        if (node, labels) not in call.inputs:
+            call.inputs.append((node, labels))
+        return Slot(call.inputs.index((node, labels)))
+
+    def literal(value: Any) -> Any:
+        nonlocal boxes
+        if isinstance(value, Array):
+            if contracts and not concatenate:
+                raise UnsupportedError(f"{label}: an array among the literals needs concatenate=True")
+            call.concatenate = True
+            node = value.node
+            if all(axis.known for axis in node.chunks):  # joined once, not in every call
+                node = build.rechunk(node, tuple(AxisChunks((axis.total,)) for axis in node.chunks))
+            return slot(node, tuple((id(node), axis) for axis in range(node.ndim)))
+        if is_tilework_collection(value):
+            boxes = True
+            boxed = Call(_box, (Slot(0),), {}, (value.node,), "box-" + value.node.token, "box", True)
+            return slot(build.from_value(boxed, (), object, "box"), ())
+        if type(value) in (list, tuple):
+            return type(value)(map(literal, value))
+        if type(value) is dict:
+            return {key: literal(item) for key, item in value.items()}
+        return value
+
+    call.args = tuple(literal(arg) if labels is None else slot(arg.node, tuple(labels)) for arg, labels in pairs)
+    call.kwargs = {key: literal(value) for key, value in kwargs.items()}
+    if boxes:
+        call.func = _Unboxing(func)
+    return call
+
+
+class _Box:
+    """A value of any kind as the one element of an array, where NumPy would look inside a list."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _box(value: Any, ndim: int = 0) -> np.ndarray:
+    out = np.empty((1,) * ndim, object)
+    out[...] = _Box(value)
+    return out
+
+
+def _unbox(value: Any) -> Any:
+    if type(value) is np.ndarray and value.ndim == 0 and value.dtype == object and type(value[()]) is _Box:
+        return value[()].value
+    if type(value) in (list, tuple):
+        return type(value)(map(_unbox, value))
+    if type(value) is dict:
+        return {key: _unbox(item) for key, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Unboxing:
+    """``func`` with delayed values taken out of their boxes."""
+
+    func: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*map(_unbox, args), **_unbox(kwargs))
+
+
+# ---------------------------------------------------------------- where a block lies
+
+
+@dataclass(frozen=True, slots=True)
+class _InputPlace:
+    """Argument ``number``: its chunks, and for each of its axes the result's axis (None: joined into one block)."""
+
+    number: int
+    chunks: Chunks
+    axes: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """``func`` with ``block_id`` or ``block_info`` made from the block's place."""
+
+    func: Callable[..., Any]
+    wants: frozenset[str]
+    inputs: tuple[_InputPlace, ...]
+    chunks: Chunks
+    dtype: np.dtype[Any]
+
+    def __call__(self, *args: Any, block_place: BlockPlace, **kwargs: Any) -> Any:
+        index = block_place.index
+        if "block_id" in self.wants:
+            kwargs["block_id"] = index
+        if "block_info" in self.wants:
+            kwargs["block_info"] = self.info(index)
+        return self.func(*args, **kwargs)
+
+    def info(self, index: tuple[int, ...]) -> dict[int | None, dict[str, Any]]:
+        info: dict[int | None, dict[str, Any]] = {}
+        for place in self.inputs:
+            chunks = tuple(
+                AxisChunks((have.total,)) if axis is None else have
+                for have, axis in zip(place.chunks, place.axes, strict=True)
+            )
+            where = (0 if axis is None else index[axis] for axis in place.axes)
+            info[place.number] = _location(
+                chunks, tuple(k if len(have) > 1 else 0 for k, have in zip(where, chunks, strict=True))
+            )
+        shape = tuple(have[k] for have, k in zip(self.chunks, index, strict=True))
+        info[None] = {**_location(self.chunks, index), "chunk-shape": shape, "dtype": self.dtype}
+        return info
+
+
+def _location(chunks: Chunks, index: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "shape": tuple(axis.total for axis in chunks),
+        "num-chunks": tuple(map(len, chunks)),
+        "array-location": [
+            (int(axis.bounds[k]), int(axis.bounds[k + 1])) if axis.known else (nan, nan)
+            for axis, k in zip(chunks, index, strict=True)
+        ],
+        "chunk-location": index,
+    }
+
+
+# ---------------------------------------------------------------- a reduction of one's own
+#
+# With concatenate=False partial results may be anything, so each travels as the one element of an object array.
+# Those arrays are joined like others, and taken apart into nested lists before the user's function sees them.
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    func: Callable[..., Any]
+    concatenate: bool
+
+    def __call__(self, block: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+        partial_ = self.func(block, axis=axis, keepdims=True)
+        return np.asarray(partial_) if self.concatenate else _box(partial_, block.ndim)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    func: Callable[..., Any]
+    concatenate: bool
+
+    def __call__(self, partial_: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+        if self.concatenate:
+            return np.asarray(self.func(partial_, axis=axis, keepdims=True))
+        return _box(self.func(_nested(partial_, axis), axis=axis, keepdims=True), partial_.ndim)
+
+
+@dataclass(frozen=True, slots=True)
+class _Final:
+    """``aggregate``, called as the user wants it, the reduced axes put back if it has dropped them."""
+
+    func: Callable[..., Any]
+    axis: tuple[int, ...]
+    keepdims: bool
+    concatenate: bool
+
+    def __call__(self, partial_: np.ndarray) -> np.ndarray:
+        given = partial_ if self.concatenate else _nested(partial_, self.axis)
+        result = np.asarray(self.func(given, axis=self.axis, keepdims=self.keepdims))
+        return result if self.keepdims or not self.axis else np.expand_dims(result, self.axis)
+
+
+def _nested(boxes: np.ndarray, axis: tuple[int, ...]) -> Any:
+    index = tuple(slice(None) if a in axis else 0 for a in range(boxes.ndim))
+
+    def values(part: Any) -> Any:
+        return [values(p) for p in part] if isinstance(part, np.ndarray) else part.value
+
+    return values(boxes[index])
+
+
+def _unchanged(partial_: Any, axis: Any = None) -> Any:
+    return partial_
+
+
+def _unboxed(partial_: np.ndarray) -> np.ndarray:
+    return np.asarray(partial_.item().value)
+
+
+__all__ = ["blockwise", "map_blocks", "reduction"]
