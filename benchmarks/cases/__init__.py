@@ -1,0 +1,11 @@
+"""The benchmarks, one module an area. Each defines ``CASES``."""
+
+from __future__ import annotations
+
+from benchmarks.case import Case
+from benchmarks.cases import arrays, calls, plans, storage
+
+
+def all_cases() -> dict[str, Case]:
+    """Every case by name, in the order of the results."""
+    return {case.name: case for module in (calls, plans, arrays, storage) for case in module.CASES}

@@ -1,0 +1,126 @@
+"""Runs the benchmarks: ``python -m benchmarks.run [CASE ...] [--rounds N] [--output FILE]``.
+
+Every measurement is a fresh process; the peers of a case take turns, so that a machine that slows down slows all of
+them. Shown are medians, and ratios of medians. Answers are compared, and a case whose answers differ fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.case import Case
+from benchmarks.cases import all_cases
+
+Figures = dict[str, list[dict[str, Any]]]
+
+
+def measure(case: Case, rounds: int) -> tuple[Figures, dict[str, str]]:
+    """All figures of a case by peer, and what went wrong by peer."""
+    figures: Figures = {peer: [] for peer in case.peers}
+    failed: dict[str, str] = {}
+    for k in range(rounds):
+        for peer in case.peers:
+            if peer in failed or k >= case.skip_rounds.get(peer, rounds):
+                continue
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.worker", case.name, peer],
+                capture_output=True, text=True, timeout=1800, env=os.environ, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                failed[peer] = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+                print(f"  {case.name} / {peer}: {failed[peer]}", file=sys.stderr)
+            else:
+                figures[peer].append(json.loads(done.stdout.strip().splitlines()[-1]))
+                print(f"  {case.name} / {peer}: {_line(figures[peer][-1], case.per)}", file=sys.stderr, flush=True)
+    return figures, failed
+
+
+def _line(figure: dict[str, Any], per: int) -> str:
+    return f"wall {_time(figure['wall'], per)}, cpu {_time(figure['cpu'], per)}, peak {figure['peak'] / 1e6:.0f} MB"
+
+
+def _time(seconds: float, per: int) -> str:
+    return f"{seconds:.2f} s" if per == 1 else f"{seconds / per * 1e6:.2f} µs"
+
+
+def _median(figures: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(f[key] for f in figures)
+
+
+def section(case: Case, figures: Figures, failed: dict[str, str]) -> tuple[str, bool]:
+    """The case's part of the results, and whether its answers agree."""
+    answers = {peer: runs[0]["answer"] for peer, runs in figures.items() if runs}
+    agree = case.agree(answers)
+    lines = [f"### {case.title}", "", f"To reach: {case.goals}.", ""]
+    unit = "" if case.per == 1 else " per task"
+    lines += [f"| | wall{unit} | CPU{unit} | peak memory | over start |", "|---|---|---|---|---|"]
+    for peer, runs in figures.items():
+        if runs:
+            peak, before = _median(runs, "peak"), _median(runs, "before")
+            wall, cpu = _time(_median(runs, "wall"), case.per), _time(_median(runs, "cpu"), case.per)
+            lines.append(f"| {peer} | {wall} | {cpu} | {peak / 1e6:.0f} MB | {max(0, peak - before) / 1e6:.0f} MB |")
+        else:
+            lines.append(f"| {peer} | failed: {failed.get(peer, '?')} | | | |")
+    if case.target and figures["tilework"] and figures.get(case.target[0]):
+        peer, key = case.target
+        ratio = _median(figures["tilework"], key) / _median(figures[peer], key)
+        lines += ["", f"**tilework / {peer} ({key}): {ratio:.2f}**"]
+    lines += ["", f"Answers {'agree' if agree else 'DIFFER'}; median of {max(map(len, figures.values()))} rounds.", ""]
+    return "\n".join(lines), agree
+
+
+def heading() -> str:
+    """What was measured where."""
+    names = ("numpy", "dask", "cubed", "xarray", "zarr", "joblib", "numexpr")
+    versions = []
+    for name in names:
+        try:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        "# Benchmark results\n\n"
+        f"Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} cores, {memory:.0f} GiB.\n\n"
+        "Written by `make bench`. Each measurement is a fresh process, peers take turns, figures are medians. The machine "
+        'is shared: read the ratios, not the seconds. "Peak memory" is that of the whole process with its imports and '
+        'inputs, "over start" what the work added to it.\n'
+    )
+
+
+def main() -> int:
+    """Run what was asked for."""
+    cases = all_cases()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", help=f"which (default all): {', '.join(cases)}")
+    parser.add_argument("--rounds", type=int, default=None, help="measurements of each peer")
+    parser.add_argument("--output", type=Path, default=None, help="file for the results")
+    options = parser.parse_args()
+    if unknown := [name for name in options.cases if name not in cases]:
+        parser.error(f"unknown case {unknown[0]!r}; there are {', '.join(cases)}")
+    parts, fine = [heading()], True
+    for name in options.cases or cases:
+        figures, failed = measure(cases[name], options.rounds or cases[name].rounds)
+        text, agree = section(cases[name], figures, failed)
+        parts.append(text)
+        fine = fine and agree and not (set(failed) & {"tilework"})
+    text = "\n".join(parts)
+    print(text)
+    if options.output:
+        options.output.write_text(text)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
