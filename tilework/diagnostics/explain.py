@@ -1,0 +1,458 @@
+"""What a plan will do and cost, before it runs: stages, tasks, bytes, memory against the budget, parallelism, advice.
+
+An :class:`Explanation` is made from the task graph that would run, so every number is of the very thing that is
+started, not of a model of it. All of it is arithmetic on the graph's arrays: explaining a million tasks takes less
+time than preparing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import psutil
+
+from tilework.base.errors import MemoryBudgetError
+from tilework.base.sizes import format_bytes, format_count
+from tilework.engine.local import budget as budgeting
+from tilework.engine.protocol import RunOptions
+from tilework.engine.taskgraph import TaskGraph
+from tilework.plan.blocks import AxisChunks, Chunks, normalize_chunks
+from tilework.plan.graph import topological
+from tilework.plan.ops import Node, Source
+from tilework.plan.stages import Assembled, BlockSegment, Leaf, Program, TileSegment
+
+MANY_TASKS = 10_000
+"""Below this many tasks nobody notices what they cost to schedule."""
+
+SMALL_BLOCK = 2**20
+"""Blocks of fewer bytes are made in less time than it takes to schedule them."""
+
+GOOD_BLOCK = 64 * 2**20
+"""Bytes of a block that advice on blocks that are too small aims at, memory permitting."""
+
+TASK_BYTES = 64 * 2**10
+"""What starting a task costs, in the bytes that could be worked on in the meantime."""
+
+REREAD = 1.05
+"""Storage chunks that are read more often than this, on average, are worth a line of advice."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What one stage does. Bytes in total over its tasks, but for ``task_bytes``.
+
+    Attributes
+    ----------
+    label
+        What users call the operation.
+    operations
+        The operations that were fused into it.
+    tasks
+        How many of its blocks are needed.
+    block
+        Elements of its largest block along each axis; NaN where unknown, None for delayed calls.
+    task_bytes
+        The most memory that one of its tasks needs: inputs, result and scratch.
+    made_bytes, read_bytes, write_bytes
+        What its blocks weigh that are kept for others, what is read from and written to storage.
+    """
+
+    label: str
+    operations: tuple[str, ...]
+    tasks: int
+    block: tuple[float, ...] | None
+    task_bytes: int
+    made_bytes: int
+    read_bytes: int
+    write_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something that could be chunked better: what it is about, what is wrong with it, what to write instead."""
+
+    about: str
+    problem: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.problem}; {self.instead}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What computing something would do and cost. Prints as text, shows as HTML in notebooks.
+
+    Attributes
+    ----------
+    stages
+        What will run: one entry for each fused operation.
+    n_operations
+        Operations of the plan after optimizing.
+    n_tasks
+        Tasks: blocks of all stages together.
+    read_bytes, write_bytes
+        Bytes read from and written to storage.
+    budget, workers
+        What it would run with.
+    predicted_peak
+        Bytes that blocks, scratch space and results take at the worst moment. Never more than ``budget``.
+    wanted_peak
+        The same without a budget. Where it is larger, workers wait for memory and blocks are spilled to disk.
+    process_bytes
+        What this process takes already, on top of which ``predicted_peak`` comes.
+    parallelism
+        How many workers could be kept busy: all work divided by the work on the longest chain of tasks that need
+        each other.
+    refusal
+        Why the plan would be refused; None if it can run.
+    advice
+        What could be chunked better.
+    """
+
+    stages: tuple[StageCost, ...]
+    n_operations: int
+    n_tasks: int
+    read_bytes: int
+    write_bytes: int
+    budget: int
+    workers: int
+    predicted_peak: int
+    wanted_peak: int
+    process_bytes: int
+    parallelism: float
+    refusal: str | None
+    advice: tuple[Advice, ...]
+
+    @classmethod
+    def of(cls, plan: tuple[Node, ...], graph: TaskGraph, options: RunOptions) -> Explanation:
+        """Explain an optimized plan and the task graph made from it."""
+        need = budgeting.task_bytes(graph) - graph.resident_bytes
+        stages = tuple(_stage_costs(graph, need))
+        nodes = topological(plan)
+        wanted = budgeting.predict_peak(graph, options.workers)
+        try:
+            budgeting.refuse(graph, options.budget)
+            refusal = None
+        except MemoryBudgetError as error:
+            refusal = str(error)
+        return cls(
+            stages=stages,
+            n_operations=len(nodes),
+            n_tasks=graph.n_tasks,
+            read_bytes=sum(cost.read_bytes for cost in stages),
+            write_bytes=sum(cost.write_bytes for cost in stages),
+            budget=options.budget,
+            workers=options.workers,
+            predicted_peak=min(wanted, options.budget),
+            wanted_peak=wanted,
+            process_bytes=psutil.Process().memory_info().rss,
+            parallelism=_parallelism(graph, need + TASK_BYTES),
+            refusal=refusal,
+            advice=tuple(dict.fromkeys(_advise(nodes, graph, stages, options))),
+        )
+
+    # ------------------------------------------------------------ as text
+
+    def __str__(self) -> str:
+        rows = _table(self.stages)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [self._headline(), ""]
+        for row in rows:
+            cells = [
+                cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  " + "   ".join(cells).rstrip())
+        lines.append("")
+        lines += [f"  {name:<12} {text}" for name, text in self._facts()]
+        if self.refusal:
+            lines += ["", f"This plan will be refused: {self.refusal}"]
+        if self.advice:
+            lines += ["", "Advice", *(f"  - {advice}" for advice in self.advice)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _headline(self) -> str:
+        return (
+            f"{_count(self.n_operations, 'operation')} in {_count(len(self.stages), 'stage')}, "
+            f"{_count(self.n_tasks, 'task')}"
+        )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Name and text of what holds for the plan as a whole."""
+        memory = f"{format_bytes(self.predicted_peak)} at the peak, of {format_bytes(self.budget)}"
+        if self.wanted_peak > self.budget:
+            memory += f" ({format_bytes(self.wanted_peak)} without that limit: tasks will wait, blocks may go to disk)"
+        busy = max(1, min(self.workers, round(self.parallelism)))
+        return [
+            ("read", format_bytes(self.read_bytes) if self.read_bytes else "nothing"),
+            ("written", format_bytes(self.write_bytes) if self.write_bytes else "nothing"),
+            ("memory", memory),
+            ("", f"on top of the {format_bytes(self.process_bytes)} that this process takes already"),
+            (
+                "parallelism",
+                f"{format_count(max(1, round(self.parallelism)))} tasks at a time; "
+                f"keeps {format_count(busy)} of {_count(self.workers, 'worker')} busy",
+            ),
+        ]
+
+    # ------------------------------------------------------------ as HTML
+
+    def _repr_html_(self) -> str:
+        """As HTML for notebooks, in the colours of whatever is around it."""
+        head, *body = _table(self.stages)
+        header = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in body)
+        facts = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in self._facts())
+        advice = "".join(
+            f"<li><b>{escape(a.about)}</b>: {escape(a.problem)}; <b>{escape(a.instead)}</b></li>" for a in self.advice
+        )
+        share = 100 * self.predicted_peak / self.budget
+        refused = (
+            f'<p class="tilework-refused">This plan will be refused: {escape(self.refusal)}</p>' if self.refusal else ""
+        )
+        return (
+            f'<div class="tilework-explain">{_STYLE}<b>{self._headline()}</b>'
+            f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+            f'<table class="tilework-facts">{facts}</table>'
+            f'<div class="tilework-gauge" role="img" aria-label="{share:.0f} % of the memory budget">'
+            f'<div style="width:{share:.1f}%"></div></div>'
+            f"{refused}{f'<ul>{advice}</ul>' if advice else ''}</div>"
+        )
+
+
+_STYLE = """<style>
+.tilework-explain table {border-collapse: collapse; margin: 0.5em 0; color: inherit; background: none}
+.tilework-explain th, .tilework-explain td {text-align: right; padding: 0.2em 0.8em; color: inherit; background: none;
+  border-bottom: 1px solid rgba(128, 128, 128, 0.35)}
+.tilework-explain th:first-child, .tilework-explain td:first-child, .tilework-facts td {text-align: left !important}
+.tilework-gauge {height: 0.5em; max-width: 24em; border-radius: 0.25em; background: rgba(128, 128, 128, 0.25)}
+.tilework-gauge > div {height: 100%; border-radius: 0.25em; background: #2a9d8f}
+.tilework-refused {border-left: 0.3em solid #e76f51; padding-left: 0.6em}
+</style>"""
+
+
+def _count(n: int, what: str) -> str:
+    return f"{format_count(n)} {what}{'' if n == 1 else 's'}"
+
+
+def _table(stages: Sequence[StageCost]) -> list[tuple[str, ...]]:
+    """The stages as rows of text, the header first. Columns of which nothing is known are left out."""
+    rows: list[tuple[str, ...]] = [("operation", "tasks", "block", "memory per task", "kept", "read", "written")]
+    for cost in stages:
+        fused = [name for name in cost.operations if name != cost.label]
+        sizes = (cost.task_bytes, cost.made_bytes, cost.read_bytes, cost.write_bytes)
+        rows.append(
+            (
+                cost.label + (f" ({_some(fused)})" if fused else ""),
+                format_count(cost.tasks),
+                "" if cost.block is None else " × ".join("?" if n != n else f"{int(n)}" for n in cost.block) or "1",
+                *(format_bytes(size) if size else "" for size in sizes),
+            )
+        )
+    used = [k for k in range(len(rows[0])) if k < 2 or any(row[k] for row in rows[1:])]
+    return [tuple(row[k] for k in used) for row in rows]
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f", {len(names) - most} more" if len(names) > most else "")
+
+
+# ---------------------------------------------------------------- what the stages cost
+
+
+def _stage_costs(graph: TaskGraph, need: np.ndarray) -> Iterator[StageCost]:
+    for stage, (a, b) in zip(graph.stages, pairwise(graph.offsets.tolist()), strict=True):
+        if a == b:
+            continue
+        share = (b - a) / stage.size  # of the grid that is needed
+        yield StageCost(
+            stage.label,
+            stage.operations,
+            b - a,
+            tuple(axis.largest for axis in stage.work.domain) if isinstance(stage.work, Program) else None,
+            int(need[a:b].max()),
+            int(graph.out_bytes[a:b].sum()),
+            round(stage.read_bytes * share),
+            round(stage.write_bytes * share),
+        )
+
+
+def _parallelism(graph: TaskGraph, work: np.ndarray) -> float:
+    """All work divided by the work on the longest chain of tasks that need each other."""
+    if not graph.n_tasks:
+        return 1.0
+    done = work.astype(np.float64)  # work on the longest chain that ends with each task
+    for a, b in pairwise(graph.offsets.tolist()):
+        lo, hi = int(graph.indptr[a]), int(graph.indptr[b])
+        if lo == hi:
+            continue
+        if graph.deps[lo:hi].max() >= a:  # tasks of this stage need each other: those before them
+            _chain(graph, a, b, done)
+            continue
+        needy = np.flatnonzero(np.diff(graph.indptr[a : b + 1])) + a
+        done[needy] += np.maximum.reduceat(done[graph.deps[lo:hi]], graph.indptr[needy] - lo)
+    return float(work.sum() / done.max())
+
+
+def _chain(graph: TaskGraph, a: int, b: int, done: np.ndarray) -> None:
+    longest = done[:b].tolist()
+    bounds, deps = graph.indptr[a : b + 1].tolist(), graph.deps.tolist()
+    for task, (lo, hi) in enumerate(pairwise(bounds), start=a):
+        if lo < hi:
+            longest[task] += max([longest[d] for d in deps[lo:hi]])
+    done[a:b] = longest[a:]
+
+
+# ---------------------------------------------------------------- advice
+
+
+def _advise(
+    nodes: Sequence[Node], graph: TaskGraph, stages: Sequence[StageCost], options: RunOptions
+) -> Iterator[Advice]:
+    names = {id(node.source): node.label for node in nodes if isinstance(node, Source)}
+    running = [
+        stage.work for stage, (a, b) in zip(graph.stages, pairwise(graph.offsets.tolist()), strict=True) if a < b
+    ]
+    programs = [(cost, work) for cost, work in zip(stages, running, strict=True) if isinstance(work, Program)]
+    room = max(0, options.budget - graph.resident_bytes)
+    for cost, work in programs:
+        yield from _too_large(cost, work, names, room, options.workers)
+    if sum(cost.tasks for cost, _ in programs) > MANY_TASKS:
+        cost, work = max(programs, key=lambda pair: pair[0].tasks)
+        yield from _too_small(cost, work, names, room / options.workers)
+    leaves = [operand for _, work in programs for operand in work.operands if isinstance(operand, Leaf)]
+    yield from _misaligned(leaves, names)
+    yield from _read_again(leaves, names, options.budget)
+
+
+def _too_large(cost: StageCost, work: Program, names: dict[int, str], room: int, workers: int) -> Iterator[Advice]:
+    if cost.task_bytes * min(workers, cost.tasks) <= room:
+        return
+    fit = room // cost.task_bytes
+    can = f"only {_count(fit, 'task')} of {workers}" if fit else "not a single one"
+    block = _block_bytes(work)
+    yield Advice(
+        repr(cost.label),
+        f"a task needs up to {format_bytes(cost.task_bytes)} of memory, so {can} can run at a time in "
+        f"{format_bytes(room)}",
+        _write(work, _with_blocks_of(work, block * room / workers / cost.task_bytes, whole=True), names)
+        if block
+        else "raise memory=..., or lower workers=...",
+    )
+
+
+def _too_small(cost: StageCost, work: Program, names: dict[int, str], share: float) -> Iterator[Advice]:
+    block = _block_bytes(work)
+    if not 0 < block < SMALL_BLOCK:
+        return
+    larger = _with_blocks_of(work, min(GOOD_BLOCK, share * block / max(1, cost.task_bytes)), whole=False)
+    if prod(map(len, larger)) < prod(map(len, work.domain)):
+        yield Advice(
+            repr(cost.label),
+            f"{format_count(cost.tasks)} tasks on blocks of {format_bytes(block)} cost more to schedule than to run",
+            _write(work, larger, names),
+        )
+
+
+def _block_bytes(work: Program) -> float:
+    """Bytes of an average block of the stage's domain; 0 if unknown."""
+    kinds = [
+        o.source.dtype if isinstance(o, Leaf) else o.dtype for o in work.operands if isinstance(o, Leaf | Assembled)
+    ]
+    for segment in work.segments:
+        if isinstance(segment, TileSegment):
+            kinds += [step.dtype for step in segment.steps]
+        elif isinstance(segment, BlockSegment) and segment.dtype is not None:
+            kinds.append(segment.dtype)
+    size = float(max((kind.itemsize for kind in kinds), default=0))
+    for axis in work.domain:
+        size *= axis.total / len(axis) if axis.known else 0
+    return size
+
+
+def _with_blocks_of(work: Program, limit: float, whole: bool) -> Chunks:
+    """The stage's domain in blocks of about ``limit`` bytes, along the bounds of storage chunks where there are any.
+
+    With ``whole``, axes in one block stay so, if others can be divided instead.
+    """
+    shape = [axis.total for axis in work.domain]
+    itemsize = max(1, round(_block_bytes(work) * prod(map(len, work.domain)) / max(1, prod(shape))))
+    previous: list[AxisChunks | int] = list(work.domain)
+    for leaf in (o for o in work.operands if isinstance(o, Leaf) and o.source.storage_chunks):
+        for unit, axis in zip(leaf.source.storage_chunks or (), leaf.axes, strict=True):
+            if axis is not None:
+                previous[axis] = unit
+    divided = any(len(axis) > 1 and axis.largest > 1 for axis in work.domain)
+    entries = [-1 if whole and divided and len(axis) == 1 else "auto" for axis in work.domain]
+    return normalize_chunks(tuple(entries), shape, np.dtype((np.void, itemsize)), max(1, int(limit)), previous)
+
+
+def _write(work: Program, chunks: Chunks, names: dict[int, str]) -> str:
+    """What to write to get these chunks: where the array is read, else a rechunk before the operation."""
+    for leaf in (operand for operand in work.operands if isinstance(operand, Leaf)):
+        if id(leaf.source) in names:
+            along = [
+                AxisChunks((have.total,)) if axis is None else chunks[axis]
+                for have, axis in zip(leaf.chunks, leaf.axes, strict=True)
+            ]
+            return f"make {names[id(leaf.source)]!r} with chunks={_sizes(along)}"
+    return f"put .rechunk({_sizes(chunks)}) before it"
+
+
+def _sizes(chunks: Sequence[AxisChunks]) -> str:
+    """Chunks as a user would write them."""
+    sizes = ["-1" if len(axis) == 1 else str(axis.largest) for axis in chunks]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _misaligned(leaves: Sequence[Leaf], names: dict[int, str]) -> Iterator[Advice]:
+    for leaf in leaves:
+        unit = leaf.source.storage_chunks
+        if unit is None or (now := _reads(leaf, leaf.chunks)) <= REREAD:
+            continue
+        better = []
+        for have, stored in zip(leaf.chunks, unit, strict=True):
+            size = max(1, round(float(np.median(have.sizes)) / stored)) * stored
+            better.append(have if len(have) == 1 else normalize_chunks(size, (have.total,))[0])
+        if _reads(leaf, tuple(better)) < now:
+            yield Advice(
+                repr(names.get(id(leaf.source), "array")),
+                f"blocks of {_sizes(leaf.chunks)} cut across chunks of {unit} in storage, each of which is read "
+                f"{now:.1f} times",
+                f"make it with chunks={_sizes(better)}",
+            )
+
+
+def _reads(leaf: Leaf, chunks: Chunks) -> float:
+    """How often a stored chunk is read, on average, if ``leaf`` is read in blocks of ``chunks``."""
+    times = 1.0
+    for have, region, unit in zip(chunks, leaf.region, leaf.source.storage_chunks or (), strict=True):
+        bounds = have.bounds[np.append(True, have.sizes > 0)]
+        if len(bounds) > 1:
+            first = (region.start + bounds[:-1] * region.step) // unit
+            last = (region.start + (bounds[1:] - 1) * region.step) // unit
+            times *= float((last - first + 1).sum() / (last[-1] - first[0] + 1))
+    return times
+
+
+def _read_again(leaves: Sequence[Leaf], names: dict[int, str], budget: int) -> Iterator[Advice]:
+    by_source: dict[tuple[str, str], list[Leaf]] = {}
+    for leaf in leaves:
+        if not leaf.source.free:
+            by_source.setdefault((leaf.source.token, repr(leaf.region)), []).append(leaf)
+    for same in by_source.values():
+        if len(same) > 1:
+            size = same[0].source.dtype.itemsize * prod(axis.total for axis in same[0].chunks)
+            yield Advice(
+                repr(names.get(id(same[0].source), "array")),
+                f"read {len(same)} times, since its {format_bytes(size)} are too much to keep in "
+                f"{format_bytes(budget)}",
+                f'compute with memory="{format_bytes(2 * size)}" or more to read it once',
+            )
