@@ -193,6 +193,8 @@ def _can_join(groups: Sequence[Group], grouping: Grouping) -> bool:
         return False  # whole blocks would be held for each other's users
     together = {goal.node for g in groups for goal in g.goals}
     members: set[Node] = {m for g in groups for m in g.members}
+    if not together.isdisjoint(members):
+        return False  # a reduction begins in one group, and its answer is used inside another
     # Walk up from what the goals need: meeting one of them again is a circle. What a joined group makes, it makes all
     # at once, so its goals count as one.
     frontier = [i for n in (*together, *members) for i in n.inputs if i not in members]
