@@ -11,7 +11,9 @@ This is the facade: it re-exports what users call, and loads each part when it i
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +51,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
+
+
+class _Facade(ModuleType):
+    """Python sets a loaded submodule on its package; these two must not hide the functions of the same names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in ("delayed", "optimize") and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Facade
 
 
 __all__ = [
