@@ -1,0 +1,1 @@
+"""What plug-ins and their users test with. Needs pytest and hypothesis."""
