@@ -18,6 +18,23 @@ def identity(block: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class AtOwnPlace:
+    """A user's function that is told where its block lies, in a task whose grid has other axes than its node."""
+
+    fn: Callable[..., Any]
+    chunks: tuple[AxisChunks, ...]
+    axes: tuple[int | None, ...]
+
+    def __call__(self, *args: Any, block_place: BlockPlace, **kwargs: Any) -> Any:
+        index = tuple(
+            0 if axis is None or len(c) == 1 else block_place.index[axis]
+            for c, axis in zip(self.chunks, self.axes, strict=True)
+        )
+        place = BlockPlace(index, tuple(map(len, self.chunks)), self.chunks)
+        return self.fn(*args, block_place=place, **kwargs)
+
+
+@dataclass(frozen=True)
 class ReshapeBlock:
     """The block reshaped to what the chunks say at its place."""
 

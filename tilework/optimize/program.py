@@ -8,6 +8,7 @@ one level after all others. All elementwise members of one level over one index 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import numpy as np
 
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
-from tilework.optimize.blockfuncs import ReduceEnd, ReshapeBlock, ScanEnd, ScanStart, ViewBlock, identity
+from tilework.optimize.blockfuncs import AtOwnPlace, ReduceEnd, ReshapeBlock, ScanEnd, ScanStart, ViewBlock, identity
 from tilework.optimize.group import AxesMap, Goal, Group, blockwise_map
 from tilework.optimize.maps import all_known, assembly, grid_map, known, previous
 from tilework.plan.blocks import AxisChunks
@@ -255,7 +256,11 @@ class ProgramBuilder:
 
     def _block_function(self, node: Blockwise, axes: AxesMap) -> None:
         assert isinstance(node.op, BlockFunction)
-        self._function(node, axes, node.op, self._input_values(node, axes))
+        function = node.op
+        if function.place:
+            function = copy(function)
+            function.fn = AtOwnPlace(node.op.fn, node.chunks, axes)
+        self._function(node, axes, function, self._input_values(node, axes))
 
     def _function(self, node: ArrayNode, axes: AxesMap, function: BlockFunction, inputs: Sequence[_Value]) -> None:
         """A function of whole values as the value of ``node``."""
