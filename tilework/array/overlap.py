@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tilework.array.blockwise import axes_of, map_blocks
 from tilework.array.core import Array
 from tilework.array.creation import asarray, full
-from tilework.array.rechunk import unify_chunks
+from tilework.array.mapping import axes_of, map_blocks
+from tilework.array.rechunking import unify_chunks
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks

@@ -446,6 +446,9 @@ def bind(
     call.kwargs = {key: literal(value) for key, value in kwargs.items()}
     if boxes:
         call.func = _Unboxing(func)
+    if contracts and not call.concatenate:
+        contracted = (tuple(name not in out for name in labels or ()) for _, labels in pairs)
+        call.func = _Listing(call.func, tuple(contracted))
     return call
 
 
@@ -482,6 +485,35 @@ class _Unboxing:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.func(*map(_unbox, args), **_unbox(kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """``func`` with the blocks along contracted axes in nested lists, and along no others.
+
+    Where there are several blocks to contract, they come in lists along every axis; where there is only one, it comes
+    as it is.
+    """
+
+    func: Callable[..., Any]
+    contracted: tuple[tuple[bool, ...], ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.func(*map(_listed, args, self.contracted), **kwargs)
+
+
+def _listed(value: Any, contracted: tuple[bool, ...]) -> Any:
+    if not contracted:
+        return value
+    if not isinstance(value, list):
+        inner = value
+    elif contracted[0]:
+        return [_listed(item, contracted[1:]) for item in value]
+    else:
+        return _listed(value[0], contracted[1:])
+    for _ in range(sum(contracted)):
+        inner = [inner]
+    return inner
 
 
 # ---------------------------------------------------------------- where a block lies

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from tilework.array.blockwise import bind, infer, name_of, stand_in
 from tilework.array.core import Array
 from tilework.array.creation import asarray
+from tilework.array.mapping import bind, infer, name_of, stand_in
 from tilework.base.errors import BlockResultError, ChunkError, DTypeError, PlanError, UnknownChunksError
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
