@@ -20,7 +20,10 @@ class Accumulator(Protocol):
     """Takes a block tile by tile, so that the block itself need never exist. One per block and thread."""
 
     def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool) -> None:
-        """Take one tile. ``where`` is its region of the kept-dims result; ``owned`` allows overwriting ``tile``."""
+        """Take one tile. ``where`` is its region of the kept-dims result; ``owned`` allows overwriting ``tile``.
+
+        Tiles are not empty. The regions of two tiles are the same or disjoint.
+        """
         ...
 
     def result(self) -> Partial:
@@ -38,7 +41,8 @@ class Reduction:
         What users call it: ``"sum"``.
     partial
         ``partial(block, axis)`` → Partial with kept dims; ``axis`` is a tuple.
-        If ``place`` is set, called with ``place=BlockPlace`` as well (arg-reductions need the block's offset).
+        If ``place`` is set, called with ``block_place=BlockPlace`` as well (arg-reductions need the block's offset).
+        Where there is no answer for an empty block (``min``), its partial has length zero along the reduced axes.
     combine
         ``combine(partial, axis)`` → Partial with kept dims.
     finalize
@@ -48,6 +52,8 @@ class Reduction:
         not serve. It must agree with ``partial`` up to rounding.
     partial_itemsize
         Bytes per element of the partial (all components), for the memory contract.
+    dtype
+        Of the answer; None where whoever made the reduction keeps it elsewhere.
     """
 
     name: str
@@ -57,3 +63,4 @@ class Reduction:
     accumulator: Callable[[tuple[int, ...], tuple[int, ...], np.dtype[Any]], Accumulator] | None = None
     partial_itemsize: int = 8
     place: bool = False
+    dtype: np.dtype[Any] | None = None
