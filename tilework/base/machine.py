@@ -111,10 +111,17 @@ def temporary_directory() -> str:
 
 
 class MemoryMeter:
-    """Measures the most memory that this process and its children hold while a ``with`` block runs.
+    """Measures the most memory that this process (and its children) hold while a ``with`` block runs.
 
     The process itself is measured exactly by the kernel where it sets a new record; below its own record, and for
     children, a thread looks ``1 / interval`` times a second. Memory that children share with us counts once for each.
+
+    Parameters
+    ----------
+    children
+        Whether to count child processes, too. Finding them takes milliseconds.
+    interval
+        Seconds between two looks.
 
     Attributes
     ----------
@@ -131,9 +138,9 @@ class MemoryMeter:
     True
     """
 
-    def __init__(self, interval: float = 0.02) -> None:
+    def __init__(self, children: bool = True, interval: float = 0.02) -> None:
         self.start = self.peak = 0
-        self._interval = interval
+        self._with_children, self._interval = children, interval
         self._process = psutil.Process()
         self._children: list[psutil.Process] = []
         self._stop = threading.Event()
@@ -166,7 +173,7 @@ class MemoryMeter:
             self.peak = max(self.peak, self._measure(find_children=n % 10 == 0))
 
     def _measure(self, find_children: bool) -> int:
-        if find_children:
+        if find_children and self._with_children:
             self._children = self._process.children(recursive=True)
         total = 0
         for process in (self._process, *self._children):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from numbers import Integral, Real
+from typing import SupportsFloat
 
 from tilework.base.errors import ConfigError
 
@@ -20,7 +21,7 @@ for _power, _letter in enumerate("kmgtp", start=1):
 _SIZE = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
-def parse_bytes(value: str | int | float, name: str = "size") -> int:
+def parse_bytes(value: str | SupportsFloat, name: str = "size") -> int:
     """Return a number of bytes from a number or a string such as ``"300MB"``.
 
     Parameters
@@ -57,7 +58,7 @@ def parse_bytes(value: str | int | float, name: str = "size") -> int:
             raise ConfigError(f"{name}={value!r} is not a byte size; {remedy}")
         digits = match[1]
         number = (int(digits) if digits.replace("_", "").isdigit() else float(digits)) * _UNITS[match[2].lower()]
-    elif isinstance(value, Real) and not isinstance(value, bool):
+    elif isinstance(value, Real) and type(value) is not bool:
         number = int(value) if isinstance(value, Integral) else float(value)
     else:
         raise ConfigError(f"{name}={value!r} is not a byte size; {remedy}")

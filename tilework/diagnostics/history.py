@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tilework.base.machine import MemoryMeter
 from tilework.diagnostics.listeners import Observer
 from tilework.engine.events import BatchFinished, Listener, RunEvent, RunFinished, RunStarted, TaskRetried
+from tilework.engine.local.budget import predict_peak
 from tilework.engine.taskgraph import TaskGraph
 
 BINS = 256
@@ -82,6 +84,8 @@ class RunRecord:
         Bytes of finished blocks in memory and on disk, now.
     peak_held, spilled_total
         Over the whole run; known when it is over.
+    predicted, grown
+        The peak that was predicted, and by how many bytes the process really grew at most; None unless asked for.
     retries
         Attempts that failed and were repeated.
     over, error
@@ -98,6 +102,8 @@ class RunRecord:
     spilled: int = 0
     peak_held: int = 0
     spilled_total: int = 0
+    predicted: int | None = None
+    grown: int | None = None
     retries: int = 0
     over: bool = False
     error: str | None = None
@@ -193,6 +199,12 @@ class RunRecord:
 class History(Observer):
     """Records every run, oldest first, in :attr:`runs`.
 
+    Parameters
+    ----------
+    memory
+        Whether to compare the predicted peak of each run with what the process really takes. Costs a thread while the
+        run goes on.
+
     Examples
     --------
     >>> with History() as history:
@@ -201,13 +213,31 @@ class History(Observer):
     0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: bool = False) -> None:
         self.runs: list[RunRecord] = []
+        self.memory = memory
 
     def start_run(self) -> Listener:
         record = RunRecord()
         self.runs.append(record)
-        return record
+        return _Measured(record) if self.memory else record
+
+
+class _Measured:
+    """Passes the events of one run on to its record, and compares memory as predicted and as it is."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+        self._meter = MemoryMeter(children=False)  # all engines work in this process
+
+    def __call__(self, event: RunEvent) -> None:
+        self._record(event)
+        if isinstance(event, RunStarted):
+            self._record.predicted = min(predict_peak(event.graph, event.workers), event.budget)
+            self._meter.__enter__()
+        elif isinstance(event, RunFinished):
+            self._meter.__exit__(None, None, None)
+            self._record.grown = self._meter.peak - self._meter.start
 
 
 def covered_seconds(runs: Iterable[RunRecord]) -> float:

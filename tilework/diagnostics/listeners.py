@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from tilework.engine.events import Listener, RunEvent
 
@@ -25,6 +25,9 @@ _here: ContextVar[tuple[Observer, ...]] = ContextVar("tilework-observers", defau
 
 class Observer(ABC):
     """Something that wants to hear of computations: a context manager, or registered everywhere."""
+
+    exclusive: ClassVar[bool] = False
+    """Of several active observers of this class only the innermost hears of a run."""
 
     _token: Token[tuple[Observer, ...]] | None = None
 
@@ -61,11 +64,12 @@ def for_run(extra: Iterable[Observer] = ()) -> Listener | None:
     Parameters
     ----------
     extra
-        Observers to add, unless one of the same class is active already.
+        Observers to add, outermost.
     """
-    observers = list(dict.fromkeys((*_everywhere, *_here.get())))
-    observers += [new for new in extra if not any(type(old) is type(new) for old in observers)]
-    return _Guard([observer.start_run() for observer in observers]) if observers else None
+    observers: dict[object, Observer] = {}
+    for observer in (*extra, *_everywhere, *_here.get()):
+        observers[type(observer) if observer.exclusive else observer] = observer
+    return _Guard([observer.start_run() for observer in observers.values()]) if observers else None
 
 
 class _Guard:

@@ -48,6 +48,8 @@ class ProgressBar(Observer):
     ...     pass  # compute something here
     """
 
+    exclusive = True  # two bars for one computation would draw over each other
+
     def __init__(self, minimum: float = 0.0, file: TextIO | None = None) -> None:
         self.minimum = minimum
         self.file = file
