@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tilework.base.tokens import tokenize
-from tilework.plan.ops import ArrayNode, Call, Node, Slot, Whole
+from tilework.plan import build
+from tilework.plan.ops import ArrayNode, Call, Node, Slot
 from tilework.session import is_tilework_collection
 
 NO_KWARGS: dict[str, Any] = {}
@@ -44,7 +45,7 @@ def template(value: Any, inputs: list[Node]) -> Any:
         return inside(value, inputs)
     if is_tilework_collection(value):
         node = value.node
-        return _slot(Whole(node) if isinstance(node, ArrayNode) else node, inputs)
+        return _slot(build.whole(node) if isinstance(node, ArrayNode) else node, inputs)
     if hasattr(kind, "__dataclass_fields__"):
         return _in_dataclass(value, inputs)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):

@@ -166,7 +166,7 @@ class Delayed(_Operators):
     def __getattr__(self, name: str) -> Delayed:
         if name.startswith("_"):
             raise AttributeError(f"Delayed objects have no attribute {name!r}, and look up no private names later")
-        return Attribute(self.node, name)
+        return Attribute(self if type(self) is Delayed else Delayed(self.node), name)
 
     def __call__(self, *args: Any, pure: bool = False, **kwargs: Any) -> Delayed:
         key = pop_key(kwargs) if kwargs else None
@@ -205,7 +205,8 @@ class Delayed(_Operators):
         raise TypeError("Delayed objects are immutable; delete items inside a delayed function")
 
 
-# The slots' own setters: they go around __setattr__, and are what makes a Delayed cheap.
+# Ways around __setattr__. The slots' own setters are what makes a Delayed cheap.
+_store = object.__setattr__
 _set_node: Callable[[Delayed, Node], None] = Delayed.__dict__["node"].__set__
 _set_length: Callable[[Delayed, int | None], None] = Delayed.__dict__["_length"].__set__
 
@@ -223,25 +224,24 @@ class Leaf(Delayed):
 
     def __init__(self, obj: Any, name: str | None = None, pure: bool = False, nout: int | None = None) -> None:
         _set_length(self, nout)
-        store = partial(object.__setattr__, self)
-        store("_obj", obj)
-        store("_label", label_of(obj))
-        store("_name", name)
-        store("_pure", pure)
-        store("_made", None)
-        store("_token", name)
+        _store(self, "_obj", obj)
+        _store(self, "_label", label_of(obj))
+        _store(self, "_name", name)
+        _store(self, "_pure", pure)
+        _store(self, "_made", None)
+        _store(self, "_token", name)
 
     @property
     def node(self) -> Node:  # type: ignore[override]
         if self._made is None:
             token = self._name or (f"{self._label}-{self._described()}" if self._pure else unique_token(self._label))
-            object.__setattr__(self, "_made", pure_call(_identity, self._label, (self._obj,), [], token))
+            _store(self, "_made", pure_call(_identity, self._label, (self._obj,), [], token))
         return self._made  # type: ignore[return-value]
 
     def _described(self) -> str:
         """What stands for the object in tokens: found once, since what is pure does not change."""
         if self._token is None:
-            object.__setattr__(self, "_token", tokenize(self._obj))
+            _store(self, "_token", tokenize(self._obj))
         return self._token  # type: ignore[return-value]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -270,22 +270,21 @@ class Attribute(Delayed):
     """An attribute of a Delayed. Its node is made when it is used as a value: most attributes are methods."""
 
     __slots__ = ("_made", "_name", "_owner")
-    _owner: Node
+    _owner: Delayed
     _name: str
     _made: Call | None
 
-    def __init__(self, owner: Node, name: str) -> None:
+    def __init__(self, owner: Delayed, name: str) -> None:
         _set_length(self, None)
-        store = partial(object.__setattr__, self)
-        store("_owner", owner)
-        store("_name", name)
-        store("_made", None)
+        _store(self, "_owner", owner)
+        _store(self, "_name", name)
+        _store(self, "_made", None)
 
     @property
     def node(self) -> Node:  # type: ignore[override]
         if self._made is None:
-            made = pure_call(getattr, self._name, (SLOTS[0], self._name), [self._owner])
-            object.__setattr__(self, "_made", made)
+            made = pure_call(getattr, self._name, (SLOTS[0], self._name), [self._owner.node])
+            _store(self, "_made", made)
         return self._made  # type: ignore[return-value]
 
     def __getattr__(self, name: str) -> Delayed:
@@ -295,7 +294,7 @@ class Attribute(Delayed):
 
     def __call__(self, *args: Any, pure: bool = False, **kwargs: Any) -> Delayed:
         key = pop_key(kwargs) if kwargs else None
-        return record(Method(self._name), self._name, (Delayed(self._owner), *args), kwargs, pure, None, key)
+        return record(Method(self._name), self._name, (self._owner, *args), kwargs, pure, None, key)
 
 
 class Method:

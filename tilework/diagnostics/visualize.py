@@ -9,6 +9,7 @@ Colours say the kind of work and are readable on light and on dark ground, which
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,7 @@ class Drawing:
         return self.render("svg").decode()
 
     def __repr__(self) -> str:
-        boxes = sum(line.lstrip().startswith("n") and " -> " not in line for line in self.dot.splitlines())
+        boxes = len(re.findall(r"^ *n\d+ \[", self.dot, re.MULTILINE))
         return f"<Drawing of {boxes} boxes; save(filename) writes it, notebooks show it>"
 
 
@@ -198,6 +199,9 @@ def _operations(outputs: Sequence[Node]) -> tuple[list[_Box], _Edges]:
     known: dict[Any, int] = {}
     members: list[list[Node]] = []
     for node in nodes:
+        if isinstance(node, Whole):  # its input has one block already
+            box_of[node] = box_of[node.inputs[0]]
+            continue
         inputs = frozenset(box_of[i] for i in node.inputs)
         same = (node.label, inputs, node in wanted) if together and isinstance(node, Call) else node
         number = known.setdefault(same, len(members))
@@ -206,7 +210,7 @@ def _operations(outputs: Sequence[Node]) -> tuple[list[_Box], _Edges]:
         members[number].append(node)
         box_of[node] = number
     boxes = [_operation_box(some, some[0] in wanted) for some in members]
-    return boxes, {(box_of[i], box_of[node]) for node in nodes for i in node.inputs}
+    return boxes, {(box_of[i], box_of[node]) for node in nodes for i in node.inputs if box_of[i] != box_of[node]}
 
 
 def _operation_box(nodes: Sequence[Node], output: bool) -> _Box:
@@ -217,8 +221,6 @@ def _operation_box(nodes: Sequence[Node], output: bool) -> _Box:
         return _Box(node.label, (_arguments(node),), "call", node.token, output)
     if isinstance(node, ArrayNode):
         return _Box(node.label, _array_details(node), _kind(node), node.token, output)
-    if isinstance(node, Whole):
-        return _Box("one array", (_size(node.inputs[0]),), "move", node.token, output)
     if isinstance(node, Store):
         return _Box(node.label, (type(node.sink).__name__,), "store", node.token, output)
     return _Box(node.label, (), "move", node.token, output)
@@ -392,12 +394,16 @@ def _dot_box(number: int, box: _Box) -> str:
 
 
 def _escaped(text: str) -> str:
-    return escape("".join(c if c.isprintable() else " " for c in text))
+    return escape(_printable(text))
 
 
 def _quoted(value: Any) -> str:
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    text = _printable(str(value)).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _program(format: str) -> str:
