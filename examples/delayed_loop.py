@@ -57,7 +57,8 @@ def main() -> None:
     print(f"recorded:    {time.perf_counter() - start:.4f} s, nothing has run yet: {count}")
     got = count.compute()
     print(f"in parallel: {time.perf_counter() - start:.2f} s, {got} of {len(seeds)} intervals hold the truth")
-    print(f"same answers: {got == expected and compute(*lazy) == tuple(intervals)}")
+    assert got == expected
+    assert compute(*lazy) == tuple(intervals)
 
 
 if __name__ == "__main__":

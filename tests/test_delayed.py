@@ -4,7 +4,6 @@ import copy
 import operator
 import pickle
 import re
-import runpy
 import subprocess
 import sys
 from collections import namedtuple
@@ -591,22 +590,7 @@ def test_wide_plans() -> None:
     assert lazy.compute() == sum(range(1, 20_001))
 
 
-# ---------------------------------------------------------------- documentation
-
-
-def test_the_user_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "delayed.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 5
-    namespace: dict[str, Any] = {"__name__": "docs"}
-    for block in blocks:
-        exec(compile(block, "docs/delayed.md", "exec", dont_inherit=True), namespace)
-
-
-def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(ROOT / "examples" / "delayed_loop.py"), run_name="__main__")
-    assert "same answers: True" in capsys.readouterr().out
+# ---------------------------------------------------------------- the facade
 
 
 @pytest.mark.parametrize(
