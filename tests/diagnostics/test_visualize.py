@@ -135,8 +135,9 @@ def test_stages() -> None:
     drawing = session.visualize(Array(y), increments(3), filename=None, optimize_graph=True)
     stages = boxes(drawing)
     assert len(stages) == 2
-    assert any("add" in s and "multiply" in s and "3 tasks" in s for s in stages)
-    assert "calls/3 inc · 1 total/4 tasks" in stages
+    assert "multiply/measured · add · multiply/3 tasks" in stages
+    assert "calls/3 inc · total/4 tasks" in stages
+    assert re.findall(r"penwidth=([\d.]+), tooltip", drawing.dot) == ["2.4", "2.4"]
 
 
 def test_tasks() -> None:

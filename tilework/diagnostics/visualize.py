@@ -291,8 +291,8 @@ def _argument(value: Any) -> str:
 
 def _stages(graph: TaskGraph) -> tuple[list[_Box], _Edges]:
     """What will run: one box a stage."""
-    last = {graph.locate(task)[0] for task in graph.outputs.tolist()}
-    boxes = [_stage_box(graph, number, number in last) for number in range(len(graph.stages))]
+    wanted = {graph.locate(task)[0] for task in graph.outputs.tolist()}
+    boxes = [_stage_box(graph, number, number in wanted) for number in range(len(graph.stages))]
     edges = {(user.producer, number) for number, stage in enumerate(graph.stages) for user in stage.inputs}
     for number, stage in enumerate(graph.stages):
         if isinstance(stage.work, Calls):
@@ -305,9 +305,10 @@ def _stage_box(graph: TaskGraph, number: int, output: bool) -> _Box:
     start, stop = graph.offsets[number : number + 2].tolist()
     largest = int(graph.out_bytes[start:stop].max(initial=0))
     if isinstance(stage.work, Calls):
-        names = [f"{n:,} {label}" for label, n in Counter(call.label for call in stage.work.calls).most_common()]
+        counts = Counter(call.label for call in stage.work.calls).most_common()
+        names = [f"{format_count(n)} {label}" if n > 1 else label for label, n in counts]
     else:
-        names = list(stage.operations)
+        names = list(reversed(stage.operations))  # which begin with the last one
     details = [] if names == [stage.label] else [" · ".join(names[i : i + 4]) for i in range(0, len(names), 4)]
     if len(details) > 4:
         details[4:] = ["…"]
@@ -317,7 +318,12 @@ def _stage_box(graph: TaskGraph, number: int, output: bool) -> _Box:
         details.append(f"reads {format_bytes(stage.read_bytes)}")
     if stage.write_bytes:
         details.append(f"writes {format_bytes(stage.write_bytes)}")
-    return _Box(stage.label, tuple(details), _stage_kind(stage), output=output)
+    return _Box(stage.label, tuple(details), _stage_kind(stage), output=output or _writes(stage))
+
+
+def _writes(stage: Stage) -> bool:
+    """Whether results of the plan come from here: into memory or storage."""
+    return not isinstance(stage.work, Calls) and any(output.sink is not None for output in stage.work.outputs)
 
 
 def _stage_kind(stage: Stage) -> str:
@@ -342,8 +348,10 @@ def _tasks(graph: TaskGraph) -> tuple[list[_Box], _Edges]:
             boxes.append(_Box(call.label, (_arguments(call),), kind, call.token, output))
         else:
             title = ", ".join(map(str, graph.index(task))) or stage.label
-            size = format_bytes(int(graph.out_bytes[task]))
-            boxes.append(_Box(title, (size,), kind, stage.label, output, f"{number}: {stage.label}"))
+            size = int(graph.out_bytes[task])
+            details = (format_bytes(size),) if size else ()
+            output = output or _writes(stage)
+            boxes.append(_Box(title, details, kind, stage.label, output, f"{number}: {stage.label}"))
     starts = graph.indptr.tolist()
     return boxes, {(d, t) for t in range(graph.n_tasks) for d in graph.deps[starts[t] : starts[t + 1]].tolist()}
 
