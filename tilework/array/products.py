@@ -21,6 +21,7 @@ from tilework.array.creation import asarray
 from tilework.base import config
 from tilework.base.errors import PlanError
 from tilework.plan import blocks, build
+from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 from tilework.plan.reductions import Reduction
 
@@ -79,7 +80,8 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Array:
         labels_a[i] = labels_b[j] = ("k", n)
     out = tuple(label for label in (*labels_a, *labels_b) if label[0] != "k")  # type: ignore[index]
     operands = [(a.node, tuple(labels_a)), (b.node, tuple(labels_b))]
-    return _contract(_Tensordot((left, right)), operands, out, np.result_type(a.dtype, b.dtype), "tensordot")
+    dtype = np.result_type(a.dtype, b.dtype)
+    return _contract(_Einsum.of([labels for _, labels in operands], out, dtype), operands, out, dtype, "tensordot")
 
 
 def dot(a: Any, b: Any) -> Array:
@@ -202,7 +204,7 @@ def _contract(
     split_every: int | None = None,
 ) -> Array:  # fmt: skip
     """``product`` of the blocks that meet, summed over the labels that are not in ``out``."""
-    operands = _limited(operands, out, dtype)
+    operands = _limited(_aligned(operands), out, dtype)
     grid: dict[Hashable, int] = {}
     for node, labels in operands:
         for name, n in zip(labels, node.grid, strict=True):
@@ -217,6 +219,27 @@ def _contract(
         total = Reduction(label, _add, _add, _same, partial_itemsize=node.dtype.itemsize)
         node = build.reduce(node, total, range(len(chunked)), dtype, split_every=split_every or SPLIT_EVERY)
     return Array(node)
+
+
+def _aligned(operands: Sequence[Operand]) -> Sequence[Operand]:
+    """Operands in common chunks: those of the heaviest that has the axis, for it is the dearest to rechunk."""
+    chunks: dict[Hashable, AxisChunks] = {}
+    for node, labels in sorted(operands, key=lambda operand: _weight(operand[0])):
+        for name, axis in zip(labels, node.chunks, strict=True):
+            if axis.total != 1 or name not in chunks:
+                chunks[name] = axis
+    aligned = []
+    for node, labels in operands:
+        wanted = tuple(
+            chunks[name] if axis.known and axis.total == chunks[name].total else axis
+            for name, axis in zip(labels, node.chunks, strict=True)
+        )
+        aligned.append((build.rechunk(node, wanted), labels))
+    return aligned
+
+
+def _weight(node: ArrayNode) -> int:
+    return prod(axis.total for axis in node.chunks if axis.known) * node.dtype.itemsize
 
 
 def _limited(operands: Sequence[Operand], out: Labels, dtype: np.dtype[Any]) -> Sequence[Operand]:
@@ -269,14 +292,6 @@ def _same(partial: np.ndarray) -> np.ndarray:
     return partial
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensordot:
-    axes: tuple[tuple[int, ...], tuple[int, ...]]
-
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.tensordot(a, b, axes=self.axes)
-
-
 def _vecdot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("...i,...i->...", a.conj(), b)
 
@@ -311,20 +326,41 @@ def _tensordot_axes(a: Array, b: Array, axes: Any) -> tuple[tuple[int, ...], tup
 
 @dataclass(frozen=True, slots=True)
 class _Einsum:
-    subscripts: str
+    """``np.einsum`` of blocks, in the fastest of its ways.
+
+    Blocks are often views (transposed, or parts of a larger array), and BLAS must not be the reason to copy them: a
+    product with a vector costs no more than reading the matrix once. So axes are put in the order in which they lie
+    in memory, and a product with a vector goes to BLAS only if that can take the matrix as it is. Otherwise einsum's
+    own loop is nearly as fast.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
     dtype: np.dtype[Any]
 
     @classmethod
     def of(cls, labels: Sequence[Labels], out: Labels, dtype: np.dtype[Any]) -> _Einsum:
         """Subscripts with single letters for labels of any kind."""
         letters = dict(zip(dict.fromkeys(name for names in labels for name in names), ascii_letters, strict=False))
-        words = ["".join(letters[name] for name in names) for names in (*labels, out)]
-        return cls(f"{','.join(words[:-1])}->{words[-1]}", dtype)
+        *inputs, output = ("".join(letters[name] for name in names) for names in (*labels, out))
+        return cls(tuple(inputs), output, dtype)
+
+    @property
+    def subscripts(self) -> str:
+        return f"{','.join(self.inputs)}->{self.output}"
 
     def __call__(self, *operands: np.ndarray) -> np.ndarray:
-        same = (x.astype(self.dtype, copy=False) for x in operands)
-        # With optimize=True NumPy uses BLAS for what is a matrix product in disguise.
-        return np.asarray(np.einsum(self.subscripts, *same, optimize=len(operands) > 1))
+        words, blocks_ = [], []
+        for word, x in zip(self.inputs, operands, strict=True):
+            order = sorted(range(x.ndim), key=lambda k, x=x: -abs(x.strides[k]))  # type: ignore[misc]
+            words.append("".join(word[k] for k in order))
+            blocks_.append(x.astype(self.dtype, copy=False).transpose(order))
+        blas = len(blocks_) == 2 and all(
+            x.flags.c_contiguous and (word.startswith(vector) or word.endswith(vector))
+            for vector, word, x in zip(words[::-1], words, blocks_, strict=True)
+            if not set(vector) & set(self.output)
+        )
+        return np.asarray(np.einsum(f"{','.join(words)}->{self.output}", *blocks_, optimize=blas))
 
 
 def _einsum_arguments(operands: Sequence[Any]) -> tuple[list[Array], list[Labels], Labels]:

@@ -185,7 +185,7 @@ class Generator:
         shapes = [] if vectors else [np.shape(value) for value in values.values()]
         probe = _probe(method, values, options, shapes)
         shape = np.broadcast_shapes(*shapes) if size is None else _shape(size)
-        if any(np.broadcast_shapes(shape, other) != shape for other in shapes):
+        if not all(_fits(other, shape) for other in shapes):
             raise PlanError(f"{method}: parameters of shapes {shapes} do not broadcast to size={shape}")
         if vectors:
             shape = (*shape, probe.shape[-1])
@@ -319,6 +319,11 @@ def _shape(size: Any) -> tuple[int, ...]:
     if not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
         raise PlanError(f"size={size!r} is no shape; give a whole number from 0 up, or a tuple of them")
     return tuple(map(int, shape))
+
+
+def _fits(shape: Sequence[int], into: Sequence[int]) -> bool:
+    """Whether ``shape`` broadcasts to ``into``."""
+    return len(shape) <= len(into) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(into), strict=False))
 
 
 def _parameter(value: Any) -> Any:
