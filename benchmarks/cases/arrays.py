@@ -105,7 +105,7 @@ def random_stats(n: int = 300_000_000) -> dict[str, Any]:
                 u = tile[: e - s]
                 rng.random(out=u)
                 total += float(np.add.reduce(u))
-                squares += float(np.dot(u, u))
+                squares += float(np.add.reduce(np.multiply(u, u, out=u)))
             return total, squares
 
         def work() -> list[float]:

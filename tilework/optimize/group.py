@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from tilework.plan.blocks import Chunks
-from tilework.plan.graph import topological
 from tilework.plan.ops import (
     ArrayNode,
     Blockwise,
@@ -104,24 +103,27 @@ Use: TypeAlias = tuple[Group | None, AxesMap]
 """Who wants a node, along which map. Without a group: its finished blocks are wanted, in another arrangement."""
 
 
-def group(outputs: Sequence[Node], keep_bytes: float) -> Grouping:
+def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> Grouping:
     """Cut a plan into groups.
 
     Parameters
     ----------
+    nodes
+        Every node of the plan, inputs before users.
+    outputs
+        Those whose values are wanted.
     keep_bytes
         A source that several groups need, and that is dear to read, is kept in memory for them if it weighs no more
         than this; else each group reads it again.
     """
-    nodes = topological(outputs)
     grouping = Grouping()
+    others = [node for node in nodes if not isinstance(node, Call)]
+    if not others:
+        return grouping
     uses: dict[Node, list[Use]] = {node: [] for node in nodes}
     wanted = set(outputs)
-    for node in reversed(nodes):
-        if isinstance(node, Call):
-            for i in node.inputs:
-                uses[i].append((None, ()))
-        elif isinstance(node, Store):
+    for node in reversed(others):  # a call takes arrays as Whole, so that calls themselves want no blocks
+        if isinstance(node, Store):
             made = grouping.add(Goal("store", node))
             uses[node.inputs[0]].append((made, made.identity()))
         elif isinstance(node, Whole):
@@ -240,6 +242,8 @@ def _first_step(node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping
 
 def phases(nodes: Sequence[Node]) -> dict[Node, int]:
     """How often each node's history changes from delayed calls to arrays: what orders Calls stages among the others."""
+    if not any(isinstance(node, FromValue) for node in nodes):
+        return dict.fromkeys(nodes, 0)
     phase: dict[Node, int] = {}
     for node in nodes:
         inputs = node.inputs

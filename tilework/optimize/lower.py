@@ -16,12 +16,12 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
 from tilework.optimize.blockfuncs import ReduceJoin, ScanOffset
-from tilework.optimize.group import Goal, Group, Grouping, group, phases
+from tilework.optimize.group import Goal, Group, Grouping, blockwise_map, group, phases
 from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.graph import topological
-from tilework.plan.ops import ArrayNode, BlockFunction, Call, FromValue, Node, Reduce, Scan, Slot, Store, Whole
+from tilework.plan.ops import ArrayNode, BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
 from tilework.plan.stages import (
     AxisMap,
     Block,
@@ -52,26 +52,31 @@ class Lowered:
 
 def lower(outputs: Sequence[Node], keep_bytes: float = 0.0) -> Lowered:
     """Lower an optimized plan; ``keep_bytes`` as in :func:`tilework.optimize.group.group`."""
-    return _Lowering(outputs, group(outputs, keep_bytes)).run()
+    nodes = topological(outputs)
+    return _Lowering(nodes, outputs, group(nodes, outputs, keep_bytes)).run()
 
 
 class _Lowering:
     """The state of one lowering; offers the ``Made`` protocol to program builders."""
 
-    def __init__(self, outputs: Sequence[Node], grouping: Grouping) -> None:
+    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node], grouping: Grouping) -> None:
         self.outputs = outputs
         self.grouping = grouping
-        self.nodes = topological(outputs)
+        self.others = [node for node in nodes if not isinstance(node, Call)]
         self.stages: list[Stage] = []
         self.goals: dict[Goal, tuple[int, int | None]] = {}  # goal → stage number, pick
         self.trees: dict[Node, tuple[int, int | None, tuple[int, ...]]] = {}  # Reduce → last level of partials
         self.chains: dict[Node, tuple[int, int]] = {}  # Scan → first step, offsets
         self.calls: dict[Node, tuple[int, int]] = {}  # Call → stage number, task
-        self.phase = phases(self.nodes) if any(isinstance(n, Call | FromValue) for n in self.nodes) else {}
+        self.phase: dict[Node, int] = {}
         self.by_phase: dict[int, list[Call]] = {}
-        for node in self.nodes:
-            if isinstance(node, Call):
-                self.by_phase.setdefault(self.phase[node], []).append(node)
+        calls = [node for node in nodes if isinstance(node, Call)]
+        if calls and self.others:
+            self.phase = phases(nodes)
+            for call in calls:
+                self.by_phase.setdefault(self.phase[call], []).append(call)
+        elif calls:
+            self.by_phase[0] = calls
 
     def run(self) -> Lowered:
         """Make every stage."""
@@ -80,8 +85,8 @@ class _Lowering:
                 self._calls_stage(unit)
             else:
                 self._group_stage(unit)
-        stores = [self.goals[Goal("store", node)][0] for node in self.nodes if isinstance(node, Store)]
-        sinks = {id(node.sink): node.sink for node in self.nodes if isinstance(node, Store)}
+        stores = [self.goals[Goal("store", node)][0] for node in self.others if isinstance(node, Store)]
+        sinks = {id(node.sink): node.sink for node in self.others if isinstance(node, Store)}
         resident = sum(sink.resident_bytes for sink in sinks.values())
         return Lowered(self.stages, [self._output(node) for node in self.outputs], sorted(set(stores)), resident)
 
@@ -124,16 +129,21 @@ class _Lowering:
             wholes = {i for call in self.by_phase[unit] for i in call.inputs if isinstance(i, Whole)}
             needs: list[Unit] = [home[Goal("value", whole.inputs[0])] for whole in wholes]
             return needs + [p for p in self.by_phase if p < unit][-1:]
+        blocks: list[Node] = [goal.array for goal in unit.goals if goal.array not in unit.members]
         found: dict[Unit, None] = {}
-        arrays = [goal.array for goal in unit.goals if goal.array not in unit.members]
-        arrays += [
-            i for m in unit.members for i in m.inputs if not isinstance(m, Reduce | Scan) and i not in unit.members
-        ]  # type: ignore[misc]
-        for node in arrays:
-            found[self.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
-        for m in unit.members:
+        for m, axes in unit.members.items():
             if isinstance(m, Reduce | Scan):
                 found[home[Goal("partial" if isinstance(m, Reduce) else "scan", m)]] = None
+            elif isinstance(m, Blockwise):
+                blocks += [
+                    i
+                    for i, labels in zip(m.inputs, m.axes, strict=True)
+                    if i not in unit.members or blockwise_map(m, i, labels, axes) is None
+                ]
+            else:  # assembled from finished blocks, even if the group computes the same blocks for itself
+                blocks += m.inputs
+        for node in blocks:
+            found[self.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
         return list(found)
 
     # ------------------------------------------------------------ what is made (protocol Made)
@@ -241,17 +251,14 @@ class _Lowering:
     def _calls_stage(self, phase: int) -> None:
         calls = self.by_phase[phase]
         number = len(self.stages)
-        for k, call in enumerate(calls):
-            self.calls[call] = (number, k)
-        indptr, producers, blocks = [0], [], []
-        known: dict[Node, tuple[int, int]] = self.calls
-        for call in calls:
-            for i in call.inputs:
-                stage, block = known[i] if i in known else self._whole(i)
-                producers.append(stage)
-                blocks.append(block)
-            indptr.append(len(producers))
-        work = Calls(calls, np.array(indptr, np.int64), np.array(producers, np.int32), np.array(blocks, np.int64))
+        known = self.calls
+        known |= {call: (number, k) for k, call in enumerate(calls)}
+        counts = [len(call.inputs) for call in calls]
+        indptr = np.zeros(len(calls) + 1, np.int64)
+        np.cumsum(counts, out=indptr[1:])
+        needed = [known[i] if i in known else self._whole(i) for call in calls for i in call.inputs]
+        producers, blocks = zip(*needed, strict=True) if needed else ((), ())
+        work = Calls(calls, indptr, np.array(producers, np.int32), np.array(blocks, np.int64))
         zero = np.zeros(1, np.int64)
         label = calls[0].label if len({call.label for call in calls}) == 1 else "calls"
         self.stages.append(Stage(label, (len(calls),), (), work, zero, zero, operations=(label,)))

@@ -43,13 +43,10 @@ from tilework.plan.ops import (
     Take,
 )
 from tilework.plan.points import gather_points
-from tilework.plan.reductions import Reduction
 from tilework.plan.stages import (
     Assembled,
     AxisMap,
-    AxisPieces,
     Block,
-    BlockPlace,
     BlockSegment,
     Dependence,
     ExplicitMap,
