@@ -25,7 +25,6 @@ from tilework.plan.ops import (
     Scan,
     Slice,
     Source,
-    Whole,
 )
 
 Index = tuple[int | slice, ...]
@@ -167,18 +166,6 @@ def _through_rechunk(user: Slice, below: Rechunk) -> ArrayNode | None:
     return build.rechunk(build.slice_(below.inputs[0], user.index), user.chunks)
 
 
-def _whole(outputs: Sequence[Node]) -> tuple[Node, ...]:
-    """An array that a call takes as one ndarray is an array rechunked to one block."""
-
-    def change(node: Node) -> Node:
-        if not isinstance(node, Whole) or max(node.inputs[0].grid, default=1) == 1:
-            return node
-        array = node.inputs[0]
-        return Whole(build.one_block(array))
-
-    return rewrite(outputs, change)
-
-
 def _rechunk_source(user: Rechunk, below: Source) -> ArrayNode | None:
     """Read in the wanted blocks at once, if no stored chunk is then read by two of them."""
     if not below.source.free and not _aligned(user.chunks, below):
@@ -213,7 +200,7 @@ _BY_KINDS = {(rule.user, rule.below): rule for rule in RULES}
 
 def push_down(outputs: Sequence[Node]) -> tuple[Node, ...]:
     """Apply ``RULES`` until none applies. Terminates: each application moves a slice or rechunk towards the leaves."""
-    current = _whole(outputs)
+    current = tuple(outputs)
     while True:
         nodes = topological(current)
         if not any(type(node) is Slice or type(node) is Rechunk for node in nodes):

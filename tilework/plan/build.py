@@ -36,6 +36,7 @@ from tilework.plan.ops import (
     Source,
     Store,
     Take,
+    Whole,
 )
 from tilework.plan.protocols import Sink
 from tilework.plan.protocols import Source as SourceProtocol
@@ -416,6 +417,11 @@ def from_value(value: Node, shape: Sequence[int], dtype: Any, label: str = "from
     """A one-block array from the value of a delayed call."""
     chunks = tuple(AxisChunks((n,)) for n in shape)
     return FromValue(value, chunks, np.dtype(dtype), "value-" + tokenize(value.token, shape, np.dtype(dtype)), label)
+
+
+def whole(x: ArrayNode) -> Whole:
+    """``x`` as one ndarray, for an argument of a delayed call."""
+    return Whole(one_block(x))
 
 
 def store(x: ArrayNode, sink: Sink, offset: Sequence[int] | None = None, label: str = "store") -> Store:

@@ -133,8 +133,9 @@ class Slot:
 class Elementwise:
     """An operation that can run tile by tile: element ``i`` of the result depends on elements ``i`` only.
 
-    ``fn`` is a ufunc, or a function of :mod:`tilework.engine.kernels.tiles` of the form ``fn(*args, out=...)``;
-    None is the identity (a pure change of axes). ``args`` are Slots and scalars.
+    ``fn`` is a ufunc, or a function called as ``fn(*args, out=...)`` where ``out`` is no argument's memory (such as
+    those of :mod:`tilework.plan.tilefuncs`); None is the identity (a pure change of axes). ``args`` are Slots and
+    scalars.
     """
 
     __slots__ = ("args", "fn")
@@ -404,7 +405,7 @@ class Call(Node):
 
 
 class Whole(Node):
-    """The array ``inputs[0]`` assembled into one ndarray, as an argument of a Call."""
+    """The array ``inputs[0]``, which is one block, as an argument of a Call."""
 
     __slots__ = ()
     inputs: tuple[ArrayNode, ...]
