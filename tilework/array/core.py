@@ -12,15 +12,17 @@ the array before keeps the old values, as nodes never change.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import isnan, nan, prod
-from typing import Any, NoReturn
+from math import isnan, prod
+from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from tilework import session
-from tilework.base.errors import UnknownChunksError
-from tilework.plan.blocks import AxisChunks, Chunks
+from tilework.array.elementwise import cast
+from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
+from tilework.plan import build
+from tilework.plan.blocks import Chunks
 from tilework.plan.ops import ArrayNode
 
 
@@ -48,11 +50,62 @@ class Array(NDArrayOperatorsMixin):
 
     node: ArrayNode
 
-    # Functions of sibling modules, bound by tilework.array.methods.
-    __array_ufunc__: Callable[..., Any]
+    # Bound by tilework.array.methods: functions of modules that import this one.
+    T: Array
+    mT: Array
+    real: Array
+    imag: Array
+    blocks: Any
+    partitions: Any
+    vindex: Any
     __array_function__: Callable[..., Any]
+    __array_namespace__: Callable[..., Any]
+    __array_ufunc__: Callable[..., Any]
     __getitem__: Callable[..., Array]
     __setitem__: Callable[..., None]
+    _repr_html_: Callable[[], str]
+    compute_chunk_sizes: Callable[[], Array]
+    nonzero: Callable[[], tuple[Array, ...]]
+    to_delayed: Callable[..., np.ndarray]
+    all: Callable[..., Array]
+    any: Callable[..., Array]
+    argmax: Callable[..., Array]
+    argmin: Callable[..., Array]
+    argsort: Callable[..., Array]
+    astype: Callable[..., Array]
+    clip: Callable[..., Array]
+    compress: Callable[..., Array]
+    conj: Callable[..., Array]
+    conjugate: Callable[..., Array]
+    copy: Callable[..., Array]
+    cumprod: Callable[..., Array]
+    cumsum: Callable[..., Array]
+    diagonal: Callable[..., Array]
+    dot: Callable[..., Array]
+    flatten: Callable[..., Array]
+    map_blocks: Callable[..., Array]
+    map_overlap: Callable[..., Array]
+    max: Callable[..., Array]
+    mean: Callable[..., Array]
+    min: Callable[..., Array]
+    prod: Callable[..., Array]
+    ptp: Callable[..., Array]
+    ravel: Callable[..., Array]
+    rechunk: Callable[..., Array]
+    repeat: Callable[..., Array]
+    reshape: Callable[..., Array]
+    round: Callable[..., Array]
+    searchsorted: Callable[..., Array]
+    squeeze: Callable[..., Array]
+    std: Callable[..., Array]
+    sum: Callable[..., Array]
+    swapaxes: Callable[..., Array]
+    take: Callable[..., Array]
+    to_device: Callable[..., Array]
+    trace: Callable[..., Array]
+    transpose: Callable[..., Array]
+    var: Callable[..., Array]
+    view: Callable[..., Array]
 
     def __init__(self, node: ArrayNode) -> None:
         self.node = node
@@ -148,6 +201,14 @@ class Array(NDArrayOperatorsMixin):
         (array,) = session.persist(self, **options)
         return array  # type: ignore[no-any-return]
 
+    def visualize(self, filename: Any = "tilework", **options: Any) -> Any:
+        """Draw the plan into a file and return the drawing: see :func:`tilework.visualize`."""
+        return session.visualize(self, filename=filename, **options)
+
+    def explain(self, **options: Any) -> Any:
+        """Say what computing will do and cost: see :func:`tilework.explain`."""
+        return session.explain(self, **options)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("a lazy array cannot be converted to NumPy without a copy; leave out copy=False")
@@ -206,3 +267,29 @@ class Array(NDArrayOperatorsMixin):
         shape = "({})".format(", ".join(map(str, self.shape)) + ("," if self.ndim == 1 else ""))
         chunksize = "({})".format(", ".join(map(str, self.chunksize)) + ("," if self.ndim == 1 else ""))
         return f"tilework.array<{self.node.label}, shape={shape}, dtype={self.dtype}, chunksize={chunksize}>"
+
+
+def into(out: Any, result: Array, what: str, casting: str = "same_kind") -> Array:
+    """Let ``out`` hold the result, as NumPy's ``out=`` does."""
+    if not isinstance(out, Array):
+        raise UnsupportedError(
+            f"{what}: out= must be a lazy array, not {type(out).__name__}; leave it out and compute() the result"
+        )
+    if not np.can_cast(result.dtype, out.dtype, casting):  # type: ignore[arg-type]
+        raise DTypeError(
+            f"{what}: a result of dtype {result.dtype} cannot go into out= of dtype {out.dtype} by the rule {casting!r}"
+        )
+    node = cast(result.node, out.dtype)
+    missing = out.ndim - node.ndim
+    grown = {
+        k: axis for k, axis in enumerate(out.chunks)
+        if k < missing or (node.shape[k - missing] == 1 and axis.total != 1)
+    }  # fmt: skip
+    if grown:
+        node = build.rearrange(node, [None] * missing + list(range(node.ndim)), grown, label="broadcast_to")
+    if str(node.shape) != str(out.shape):  # NaN equals NaN here
+        raise PlanError(
+            f"{what}: non-broadcastable output operand: out= has shape {out.shape}, the result {result.shape}"
+        )
+    out.node = node
+    return out

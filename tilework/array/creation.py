@@ -1,0 +1,474 @@
+"""Arrays from values and from rules.
+
+Values that NumPy holds already are not copied: an array made by :func:`from_array` reads the original when it is
+computed, so do not change that before. Constants and ranges hold no values at all; they are made where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tilework.array.core import Array
+from tilework.array.elementwise import Mapped, cast
+from tilework.base import config
+from tilework.base.errors import PlanError, UnsupportedError
+from tilework.io import memory
+from tilework.plan import blocks, build
+from tilework.plan.blocks import AxisChunks, Chunks
+from tilework.plan.ops import ArrayNode, BlockFunction, Slot
+
+
+def normalize(chunks: Any, shape: Sequence[Any], dtype: Any, previous: Any = None) -> Chunks:
+    """Chunks from what a user wrote, with the block size that is configured for ``"auto"``."""
+    return blocks.normalize_chunks(chunks, shape, dtype, config.get().chunk_size, previous)
+
+
+def shape_of(shape: Any, signed: bool = False) -> tuple[int, ...]:
+    """A shape from what a user wrote: an int, or a sequence of ints, not negative unless ``signed``."""
+    if not np.iterable(shape):
+        shape = (shape,)
+    lengths = tuple(int(n.__index__()) for n in shape)
+    if not signed and any(n < 0 for n in lengths):
+        raise PlanError(f"shape {lengths} has a negative length; lengths are zero or more")
+    return lengths
+
+
+# ---------------------------------------------------------------- from what exists
+
+
+def from_array(
+    x: Any,
+    chunks: Any = "auto",
+    name: str | bool | None = None,
+    lock: Any = False,
+    asarray: bool | None = None,
+    fancy: bool = True,
+    getitem: Callable[..., Any] | None = None,
+    meta: Any = None,
+    inline_array: bool = False,
+) -> Array:
+    """An array from anything that looks like a NumPy array.
+
+    Parameters
+    ----------
+    x
+        A NumPy array (or what converts to one: lists, numbers), or an object with ``shape``, ``dtype`` and slicing,
+        such as an HDF5 data set. It is read when the array is computed, from several threads.
+    chunks
+        A block size for all axes, a sequence with one value per axis, or a dict from axis to value. A value is a block
+        size, a sequence of sizes, -1 for the whole axis, ``"auto"`` or a byte size such as ``"64MiB"``. ``"auto"``
+        follows ``x.chunks``, the chunks in storage, if there are any.
+    name
+        A name that promises equal contents: arrays of one name are read once. False makes a name of its own.
+    lock
+        A lock to hold while reading, or True for a new one, for objects that cannot be read from several threads.
+    asarray, fancy, meta, inline_array
+        Without effect; for programs written for Dask.
+    getitem
+        Must be None: how ``x`` is read is not configurable.
+
+    Raises
+    ------
+    ChunkError
+        If the chunks do not fit the shape.
+    DTypeError
+        If chunks are to be found for elements without a size (dtype object).
+    UnsupportedError
+        For masked and sparse arrays: blocks are NumPy arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tilework.array as ta
+    >>> ta.from_array(np.arange(10), chunks=4)
+    tilework.array<array, shape=(10,), dtype=int64, chunksize=(4,)>
+    """
+    if isinstance(x, Array):
+        raise PlanError("from_array: this is a tilework array already; use rechunk() for other chunks, or asarray()")
+    if getitem is not None:
+        raise UnsupportedError("from_array: getitem= is not supported; wrap x in an object with its own __getitem__")
+    _refuse_foreign(x)
+    if isinstance(x, np.ndarray | np.generic) or not all(hasattr(x, a) for a in ("shape", "dtype", "__getitem__")):
+        x = np.asarray(x)
+    sizes = normalize(chunks, x.shape, x.dtype, None if isinstance(x, np.ndarray) else getattr(x, "chunks", None))
+    return Array(build.source(memory.ArraySource(x, name, lock), sizes))
+
+
+def _refuse_foreign(x: Any) -> None:
+    """Blocks are NumPy arrays; what has values of another kind must be converted by someone who knows how."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise UnsupportedError("masked arrays are not supported; use x.filled(numpy.nan) and the nan-functions")
+    if hasattr(type(x), "__array_function__") and not isinstance(x, np.ndarray | np.generic):
+        raise UnsupportedError(
+            f"{type(x).__module__}.{type(x).__name__} cannot be used as blocks, which are NumPy arrays; "
+            "convert it first (for a sparse array: x.todense())"
+        )
+
+
+def asarray(
+    a: Any,
+    dtype: Any = None,
+    order: str | None = None,
+    *,
+    chunks: Any = None,
+    copy: bool | None = None,
+    device: Any = None,
+    like: Any = None,
+    allow_unknown_chunksizes: bool = False,
+) -> Array:
+    """Convert to an array; arrays are passed through.
+
+    Parameters
+    ----------
+    a
+        An array, a NumPy array, an xarray object that holds an array, nested lists of numbers or arrays, a number.
+    dtype
+        The type to convert to.
+    chunks
+        As for :func:`from_array`, if ``a`` is no array yet. Default: automatic.
+    order, copy, device, like, allow_unknown_chunksizes
+        Without effect; arrays are lazy, so nothing is copied.
+    """
+    check_device(device)
+    if isinstance(a, Array):
+        x = a
+    elif isinstance(getattr(a, "data", None), Array):
+        x = a.data
+    elif isinstance(a, list | tuple) and _holds_arrays(a):
+        x = Array(stack_nodes([asarray(item).node for item in a], 0))
+    else:
+        if isinstance(a, np.ndarray | np.generic) or not hasattr(a, "shape"):
+            _refuse_foreign(a)
+            a = np.asarray(a, dtype)
+        if chunks is None:
+            chunks = -1 if np.dtype(a.dtype).hasobject else "auto"
+        x = from_array(a, chunks)
+    return x if dtype is None else Array(cast(x.node, dtype))
+
+
+def check_device(device: Any) -> None:
+    """Refuse any ``device=`` but the one there is."""
+    if device not in (None, "cpu"):
+        raise UnsupportedError(f"device={device!r} is not supported: arrays live on the 'cpu'")
+
+
+asanyarray = asarray
+
+
+def array(
+    x: Any, dtype: Any = None, *, copy: bool = True, ndmin: int = 0, chunks: Any = None, like: Any = None
+) -> Array:
+    """As :func:`asarray`, but always a new object, with at least ``ndmin`` axes.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.array([1, 2, 3], ndmin=2).shape
+    (1, 3)
+    """
+    x = asarray(x, dtype, chunks=chunks)
+    missing = max(0, ndmin - x.ndim)
+    return Array(build.rearrange(x.node, [None] * missing + list(range(x.ndim)), label="array"))
+
+
+def _holds_arrays(nested: Any) -> bool:
+    return any(isinstance(a, Array) or (isinstance(a, list | tuple) and _holds_arrays(a)) for a in nested)
+
+
+def stack_nodes(nodes: Sequence[ArrayNode], axis: int) -> ArrayNode:
+    """Nodes of one shape joined along a new axis (not negative)."""
+    dtype = np.result_type(*(node.dtype for node in nodes))
+    axes = [*range(axis), None, *range(axis, nodes[0].ndim)]
+    return build.concatenate([build.rearrange(cast(node, dtype), axes, label="stack") for node in nodes], axis)
+
+
+def operand(x: Any, like: Sequence[Any] = ()) -> Any:
+    """What an elementwise node takes: a node for what has axes, anything else as it is.
+
+    Large NumPy arrays are cut as the arrays among ``like`` are, so that blocks need not be cut again.
+    """
+    if isinstance(x, Array):
+        return x.node
+    if isinstance(x, bool | int | float | complex | np.generic | str | bytes) or x is None:
+        return x
+    if not isinstance(x, np.ndarray):
+        return asarray(x).node if np.iterable(x) or hasattr(x, "shape") else np.asarray(x)[()]
+    if x.ndim == 0:
+        return x[()]
+    _refuse_foreign(x)
+    entries: list[Any] = [-1 if x.dtype.hasobject else "auto"] * x.ndim
+    for other in like:
+        if isinstance(other, Array):
+            for back in range(1, min(x.ndim, other.ndim) + 1):
+                if x.shape[-back] == other.shape[-back]:
+                    entries[-back] = other.chunks[-back]
+    return from_array(x, tuple(entries)).node
+
+
+# ---------------------------------------------------------------- constants
+
+
+def full(
+    shape: Any, fill_value: Any, dtype: Any = None, chunks: Any = "auto", name: Any = None, order: str = "C",
+    *, device: Any = None, like: Any = None, label: str = "full",
+) -> Array:  # fmt: skip
+    """An array of one value everywhere, which takes no memory until it is used.
+
+    Parameters
+    ----------
+    shape
+        Lengths of the axes.
+    fill_value
+        The value.
+    dtype
+        Default: that of the value.
+    chunks
+        As for :func:`from_array`.
+    name, order, device, like
+        Without effect; for programs written for Dask or NumPy.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.full((2, 3), 7).compute()
+    array([[7, 7, 7],
+           [7, 7, 7]])
+    """
+    check_device(device)
+    if np.ndim(fill_value):
+        raise PlanError(f"full: fill_value has shape {np.shape(fill_value)}; use broadcast_to() for what is no scalar")
+    shape = shape_of(shape)
+    value = np.asarray(fill_value)
+    value = value if dtype is None else value.astype(dtype)
+    if _is_auto(chunks) and value.dtype.hasobject:
+        chunks = -1
+    source = memory.ConstantSource(value[()], shape, value.dtype)
+    return Array(build.source(source, normalize(chunks, shape, value.dtype), label))
+
+
+def _is_auto(chunks: Any) -> bool:
+    return isinstance(chunks, str) and chunks == "auto"
+
+
+def zeros(
+    shape: Any, dtype: Any = float, chunks: Any = "auto", name: Any = None, order: str = "C", **kwargs: Any
+) -> Array:
+    """An array of zeros. Parameters are those of :func:`full`."""
+    dtype = np.dtype(dtype)
+    return full(shape, np.zeros((), dtype)[()], dtype, chunks, label="zeros", **kwargs)
+
+
+def ones(
+    shape: Any, dtype: Any = float, chunks: Any = "auto", name: Any = None, order: str = "C", **kwargs: Any
+) -> Array:
+    """An array of ones. Parameters are those of :func:`full`."""
+    dtype = np.dtype(dtype)
+    return full(shape, np.ones((), dtype)[()], dtype, chunks, label="ones", **kwargs)
+
+
+def empty(
+    shape: Any, dtype: Any = float, chunks: Any = "auto", name: Any = None, order: str = "C", **kwargs: Any
+) -> Array:
+    """An array of values that do not matter (zeros). Parameters are those of :func:`full`."""
+    dtype = np.dtype(dtype)
+    return full(shape, np.zeros((), dtype)[()], dtype, chunks, label="empty", **kwargs)
+
+
+def full_like(
+    a: Any, fill_value: Any, order: str = "C", dtype: Any = None, chunks: Any = None, name: Any = None,
+    shape: Any = None, *, subok: bool = False, device: Any = None, label: str = "full_like",
+) -> Array:  # fmt: skip
+    """An array of one value, with the shape, dtype and chunks of another.
+
+    Parameters
+    ----------
+    a
+        The array to be like.
+    fill_value
+        The value.
+    dtype, chunks, shape
+        To differ from ``a`` in these. Chunks are those of ``a`` if the shape is.
+    order, name, subok, device
+        Without effect; for programs written for Dask or NumPy.
+    """
+    a = asarray(a)
+    dtype = a.dtype if dtype is None else np.dtype(dtype)
+    if not all(axis.known for axis in a.chunks) and shape is None:
+        fill = Mapped(np.full_like, (("fill_value", fill_value), ("dtype", dtype)))
+        return Array(build.elementwise(fill, [a.node], dtype, label))
+    if chunks is None:
+        chunks = a.chunks if shape is None else "auto"
+    return full(a.shape if shape is None else shape, fill_value, dtype, chunks, device=device, label=label)
+
+
+def zeros_like(a: Any, dtype: Any = None, **kwargs: Any) -> Array:
+    """Zeros with the shape, dtype and chunks of another array. Parameters are those of :func:`full_like`."""
+    dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
+    return full_like(a, np.zeros((), dtype)[()], dtype=dtype, label="zeros_like", **kwargs)
+
+
+def ones_like(a: Any, dtype: Any = None, **kwargs: Any) -> Array:
+    """Ones with the shape, dtype and chunks of another array. Parameters are those of :func:`full_like`."""
+    dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
+    return full_like(a, np.ones((), dtype)[()], dtype=dtype, label="ones_like", **kwargs)
+
+
+def empty_like(a: Any, dtype: Any = None, **kwargs: Any) -> Array:
+    """Values that do not matter, with the shape, dtype and chunks of another array; see :func:`full_like`."""
+    dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
+    return full_like(a, np.zeros((), dtype)[()], dtype=dtype, label="empty_like", **kwargs)
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def arange(
+    start: Any, /, stop: Any = None, step: Any = 1, *, chunks: Any = "auto", dtype: Any = None, device: Any = None,
+    like: Any = None,
+) -> Array:  # fmt: skip
+    """Evenly spaced values from ``start`` (default 0) to before ``stop``. See :func:`numpy.arange`.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.arange(1, 10, 3, chunks=2).compute()
+    array([1, 4, 7])
+    """
+    check_device(device)
+    if stop is None:
+        start, stop = 0, start
+    if np.asarray(start).dtype.kind in "mMSU" or np.asarray(stop).dtype.kind in "mMSU":  # dates: few, and made by NumPy
+        return from_array(np.arange(start, stop, step, dtype), chunks)
+    source = memory.RangeSource(start, stop, step, dtype)
+    return Array(build.source(source, normalize(chunks, source.shape, source.dtype), "arange"))
+
+
+def linspace(
+    start: Any, stop: Any, /, num: int = 50, endpoint: bool = True, retstep: bool = False, chunks: Any = "auto",
+    dtype: Any = None, *, device: Any = None,
+) -> Any:  # fmt: skip
+    """``num`` evenly spaced values from ``start`` to ``stop``, which comes last if ``endpoint``.
+
+    With ``retstep`` returns the distance as well. See :func:`numpy.linspace`.
+    """
+    check_device(device)
+    if np.ndim(start) or np.ndim(stop):
+        raise UnsupportedError(
+            "linspace: start and stop must be numbers; for arrays use start + (stop - start) * linspace(0, 1)"
+        )
+    (num,) = shape_of(num)
+    source = memory.LinspaceSource(start, stop, num, endpoint, dtype)
+    x = Array(build.source(source, normalize(chunks, source.shape, source.dtype), "linspace"))
+    return (x, source.step) if retstep else x
+
+
+def axis_index(chunks: AxisChunks) -> ArrayNode:
+    """The numbers 0, 1, 2... along an axis with these chunks."""
+    return build.source(memory.RangeSource(0, chunks.total), (chunks,), "arange")
+
+
+def eye(
+    N: int, M: int | None = None, /, k: int = 0, dtype: Any = float, chunks: Any = "auto", *, device: Any = None,
+    like: Any = None,
+) -> Array:  # fmt: skip
+    """Ones on a diagonal, zeros elsewhere.
+
+    Parameters
+    ----------
+    N, M
+        Numbers of rows and columns; as many columns as rows by default.
+    k
+        Which diagonal: 0 is the main one, positive ones lie above it.
+    dtype, chunks
+        As for :func:`full`.
+    device, like
+        Without effect.
+    """
+    check_device(device)
+    rows, columns = shape_of((N, N if M is None else M))
+    source = memory.EyeSource(rows, columns, int(k), dtype)
+    return Array(build.source(source, normalize(chunks, source.shape, source.dtype), "eye"))
+
+
+def tri(
+    N: int, M: int | None = None, k: int = 0, dtype: Any = float, chunks: Any = "auto", *, like: Any = None
+) -> Array:
+    """Ones at and below a diagonal, zeros elsewhere. Parameters are those of :func:`eye`."""
+    sizes = normalize(chunks, shape_of((N, N if M is None else M)), dtype)
+    return Array(cast(at_and_below(sizes, k), dtype))
+
+
+def at_and_below(chunks: Chunks, k: int) -> ArrayNode:
+    """Where ``column <= row + k`` along the last two axes."""
+    rows, columns = axis_index(chunks[-2]), axis_index(chunks[-1])
+    bound = build.elementwise(np.add, [build.rearrange(rows, [0, None]), int(k)])
+    return build.elementwise(np.greater_equal, [bound, columns], label="tri")
+
+
+def indices(dimensions: Any, dtype: Any = int, chunks: Any = "auto", sparse: bool = False) -> Any:
+    """The index of each element along each axis, as ``numpy.indices``: one array, or with ``sparse`` one per axis."""
+    shape = shape_of(dimensions)
+    axes = normalize(chunks, shape, dtype)
+    each = [_along(cast(axis_index(axis), dtype), k, len(axes)) for k, axis in enumerate(axes)]
+    if sparse:
+        return tuple(map(Array, each))
+    if not each:
+        return zeros((0,), dtype)
+    return Array(stack_nodes([_stretched(node, axes) for node in each], 0))
+
+
+def _along(node: ArrayNode, axis: int, ndim: int) -> ArrayNode:
+    """A one-dimensional node as an array of ``ndim`` axes that varies along ``axis``."""
+    return build.rearrange(node, [0 if k == axis else None for k in range(ndim)])
+
+
+def _stretched(node: ArrayNode, chunks: Chunks) -> ArrayNode:
+    new = {k: axis for k, axis in enumerate(chunks) if node.shape[k] == 1 and axis.total != 1}
+    return build.rearrange(node, range(node.ndim), new, label="broadcast_to")
+
+
+def meshgrid(*xi: Any, sparse: bool = False, indexing: str = "xy", copy: bool = True) -> tuple[Array, ...]:
+    """Coordinate arrays from coordinate vectors. See :func:`numpy.meshgrid`."""
+    if indexing not in ("xy", "ij"):
+        raise PlanError(f"meshgrid: indexing={indexing!r} must be 'xy' or 'ij'")
+    vectors = [asarray(x).node for x in xi]
+    if any(node.ndim > 1 for node in vectors):
+        raise PlanError("meshgrid: coordinates must be one-dimensional; ravel() them")
+    vectors = [node if node.ndim else build.rearrange(node, [None]) for node in vectors]
+    places = list(range(len(vectors)))
+    if indexing == "xy" and len(places) > 1:
+        places[:2] = 1, 0
+    axes = tuple(vectors[places[k]].chunks[0] for k in range(len(vectors)))
+    grids = [_along(node, place, len(vectors)) for node, place in zip(vectors, places, strict=True)]
+    return tuple(Array(node if sparse else _stretched(node, axes)) for node in grids)
+
+
+def fromfunction(
+    func: Callable[..., Any], shape: Any = None, *, chunks: Any = "auto", dtype: Any = float, **kwargs: Any
+) -> Array:
+    """Values of a function of the indices; called once per block, with one index array per axis.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.fromfunction(lambda i, j: 10 * i + j, shape=(2, 3), dtype=int, chunks=2).compute()
+    array([[ 0,  1,  2],
+           [10, 11, 12]])
+    """
+    if shape is None:
+        raise PlanError("fromfunction: give the shape of the result")
+    grids = indices(shape, dtype, chunks, sparse=True)
+    nodes = [_stretched(x.node, tuple(g.chunks[k] for k, g in enumerate(grids))) for x in grids]
+    empty_indices = [np.empty((0,) * len(nodes), dtype) for _ in nodes]
+    out_dtype = np.asarray(func(*empty_indices, **kwargs)).dtype
+    labels = tuple(range(len(nodes)))
+    function = BlockFunction(partial(_of_indices, func), tuple(map(Slot, labels)), kwargs)
+    return Array(build.blockwise(function, labels, [(node, labels) for node in nodes], out_dtype, label="fromfunction"))
+
+
+def _of_indices(func: Callable[..., Any], *args: np.ndarray, **kwargs: Any) -> np.ndarray:
+    return np.array(np.broadcast_to(func(*args, **kwargs), args[0].shape))
