@@ -1,0 +1,254 @@
+"""Drives the scheduler core with real workers, real blocks and a real clock.
+
+Workers take turns at the scheduler under one lock; there is no scheduler thread, so no task waits for one to wake up.
+A worker reports its batch, asks for the next and runs it, until it is told to stop. One that finds nothing to do sleeps
+until another has reported. If a batch turns out to be slower than expected, tasks in it that were not started are
+taken back after :data:`STEAL_SECONDS` and given to whoever is idle.
+
+What is held where. ``_changed`` guards the scheduler and everything else with an underscore here, apart from
+``_values``: workers write the blocks that they make, and read blocks that the scheduler knows to be finished, without
+it. A block is dropped while the lock is held, *before* somebody else may be given its bytes.
+
+How a run ends. Either the scheduler says STOP to all, or :meth:`LocalRun.abort` notes the first error, takes back all
+that was not started and raises the flag that kernels poll between tiles. Either way workers come home by themselves;
+one that is stuck in a long call may be left behind, and then finds that nobody wants its result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Condition, Lock
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from tilework.engine.events import BatchFinished, Listener, RunEvent, RunFinished, RunStarted, TaskRetried
+from tilework.engine.kernels import BufferPool, Context
+from tilework.engine.local.budget import describe, refuse
+from tilework.engine.local.execute import Executor
+from tilework.engine.local.spill import SpillFile
+from tilework.engine.local.state import WAIT, Instruction, Run, Scheduler, Spill, Stop
+from tilework.engine.protocol import RunOptions
+from tilework.engine.taskgraph import TaskGraph
+from tilework.plan.stages import Calls
+
+STEAL_SECONDS = 2e-3  # twice what a batch should take: before, the tasks would have been run where they are
+
+
+class LocalRun:
+    """One run of one graph by ``workers`` threads. A context manager: leaving it gives back memory and disk.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If a task alone can never fit ``options.budget``.
+    """
+
+    def __init__(
+        self, engine: str, graph: TaskGraph, options: RunOptions, workers: int, listener: Listener | None
+    ) -> None:
+        refuse(graph, options.budget)
+        self._graph, self._options, self._workers = graph, options, workers
+        self._listener, self._listener_lock = listener, Lock()
+        self._scheduler = Scheduler(graph, options.budget, workers)
+        self._changed = Condition()
+        self._idle = 0  # workers that sleep
+        self._todo: list[deque[int]] = [deque() for _ in range(workers)]  # by worker: not started yet
+        self._error: BaseException | None = None
+        self._values: dict[int, Any] = {}
+        self._spill = SpillFile(options.spill_directory)
+        self._pool = BufferPool(0)
+        self._emit(RunStarted(graph, engine, workers, options.budget, monotonic()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.abort(error)
+        self._spill.close()
+        self._values.clear()
+        self._pool.limit = 0  # results that the user drops later go back to the system
+        self._pool.trim()
+        scheduler = self._scheduler
+        self._emit(RunFinished(monotonic(), scheduler.peak, scheduler.spilled_total, error))
+        self._error = None  # its traceback leads back here
+
+    def work(self, worker: int) -> None:
+        """Run tasks until there are none, or the run is aborted. The body of each worker thread. Never raises ..."""
+        try:
+            executor = Executor(
+                self._graph,
+                self._scheduler.stage_of,
+                self._values,
+                Context(self._pool, self._workers, lambda: self._scheduler.stopped),
+            )
+            while True:
+                with self._changed:
+                    step = self._next(worker)
+                if isinstance(step, Run):
+                    self._run(worker, step, executor)
+                elif isinstance(step, Spill):
+                    self._write(worker, step.blocks)
+                else:
+                    return
+        except BaseException as error:  # ... since a bug, or Ctrl-C, ends the run and not just this thread
+            self.abort(error)
+        finally:
+            if self._scheduler.stopped:
+                self._values.clear()  # what a worker that was left behind has brought home
+
+    def abort(self, error: BaseException) -> None:
+        """Stop as soon as possible. The first error is the one that counts."""
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._scheduler.stop()
+            self._take_back()
+            self._changed.notify_all()
+
+    def results(self) -> list[Any]:
+        """The blocks of ``graph.outputs``. Raises what ended the run, if it was aborted."""
+        if self._error is not None:
+            raise self._error
+        outputs = self._graph.outputs.tolist()
+        if self._scheduler.on_disk:
+            for block in set(outputs) - self._values.keys():
+                self._values[block] = self._spill.read(block)
+        return [self._values[block] for block in outputs]
+
+    # ------------------------------------------------------------ with the lock held
+
+    def _next(self, worker: int) -> Instruction:
+        """The next instruction for this worker, however long it takes."""
+        while (step := self._scheduler.next(worker)) is WAIT:
+            self._sleep()
+        if isinstance(step, Run):
+            self._todo[worker].extend(step.tasks)
+            self._limit_pool()
+        if isinstance(step, Stop):
+            self._changed.notify_all()
+        elif self._idle and (len(self._todo[worker]) > 1 or self._scheduler.has_ready):
+            self._changed.notify()  # somebody might help, or at least keep an eye on this batch
+        return step
+
+    def _sleep(self) -> None:
+        """Until something has changed, or somebody's batch takes too long."""
+        self._idle += 1
+        changed = self._changed.wait(STEAL_SECONDS if any(self._todo) else None)
+        self._idle -= 1
+        if not changed:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """Return to the scheduler what no worker has started."""
+        for worker, todo in enumerate(self._todo):
+            n = 0
+            while todo:
+                try:
+                    todo.pop()
+                except IndexError:  # the worker was faster
+                    break
+                n += 1
+            if n:
+                self._scheduler.returned(worker, n)
+
+    def _drop(self, blocks: list[int]) -> None:
+        """Blocks that the scheduler no longer counts."""
+        if blocks:
+            self._limit_pool()
+            for block in blocks:
+                self._values.pop(block, None)
+
+    def _limit_pool(self) -> None:
+        """Let idle buffers fill what running tasks have reserved for their blocks, and what was in use before.
+
+        So they add nothing to the peak. Beyond the budget they never go, at the price of reusing less near it.
+        """
+        s = self._scheduler
+        blocks = sum([run.reserved - run.scratch for run in s.running.values()])
+        limit = max(0, min(s.room, s.peak - s.held - s.reserved + blocks))
+        self._pool.limit = limit
+        if self._pool.idle_bytes > limit:
+            self._pool.trim(limit)
+
+    # ------------------------------------------------------------ without the lock
+
+    def _run(self, worker: int, run: Run, executor: Executor) -> None:
+        start = monotonic()
+        sizes: list[int] = []
+        error = self._load(worker, run.loads) if run.loads else None
+        if error is None:
+            error = executor.run(self._todo[worker], sizes, run.allowance)
+        stop = monotonic()
+        attempt = None
+        with self._changed:
+            if error is None:
+                self._scheduler.returned(worker, len(self._todo[worker]))
+                self._todo[worker].clear()
+                freed = self._scheduler.finished(worker, sizes, stop - start)
+            else:
+                self._todo[worker].clear()
+                task = run.tasks[len(sizes)]
+                retries = self._retries(task) if isinstance(error, Exception) else 0
+                freed, attempt = self._scheduler.failed(worker, sizes, stop - start, retries)
+                if attempt is None:  # at once, before somebody stumbles over the consequences
+                    self.abort(self._noted(error, task))
+            self._drop(freed)
+            held, spilled = self._scheduler.held, self._scheduler.on_disk
+        if error is not None and attempt is not None:
+            self._emit(TaskRetried(task, attempt, error))
+        if self._listener is not None and sizes:
+            self._emit(BatchFinished(worker, tuple(run.tasks), start, stop, held, spilled))
+
+    def _load(self, worker: int, blocks: list[int]) -> BaseException | None:
+        try:
+            for block in blocks:
+                self._values[block] = self._spill.read(block)
+        except BaseException as error:
+            return error
+        with self._changed:
+            self._scheduler.loaded(worker)
+        return None
+
+    def _write(self, worker: int, blocks: list[int]) -> None:
+        """Spill. The block stays where it is unless it is safely on disk."""
+        for i, block in enumerate(blocks):
+            try:
+                written = self._spill.write(block, self._values[block])
+            except BaseException as error:
+                with self._changed:
+                    self._scheduler.kept(worker, blocks[i:])
+                self.abort(error)
+                return
+            with self._changed:
+                if written:
+                    self._scheduler.spilled(worker, [block])
+                    self._drop([block])
+                else:
+                    self._scheduler.kept(worker, [block])
+
+    def _retries(self, task: int) -> int:
+        _, stage, i = self._graph.locate(task)
+        own = stage.work.calls[i].retries if isinstance(stage.work, Calls) else 0
+        return max(own, self._options.retries)
+
+    def _noted(self, error: BaseException, task: int) -> BaseException:
+        """The error as the user shall see it: their own frames, and where in the plan it was."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None and _ours(trace):
+            trace = trace.tb_next
+        if isinstance(error, Exception):
+            error.add_note(f"in {describe(self._graph, task)}")
+        return error.with_traceback(trace)
+
+    def _emit(self, event: RunEvent) -> None:
+        if self._listener is not None:
+            with self._listener_lock:
+                self._listener(event)
+
+
+def _ours(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__")).startswith("tilework.engine.")
