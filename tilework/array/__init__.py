@@ -157,6 +157,7 @@ from tilework.array.creation import (
     zeros,
     zeros_like,
 )
+from tilework.array.cumulative import cumreduction
 from tilework.array.dtypes import can_cast, finfo, iinfo, iscomplexobj, isrealobj, result_type
 from tilework.array.gufuncs import apply_gufunc, as_gufunc, gufunc
 from tilework.array.manipulation import (
@@ -304,7 +305,7 @@ __all__ = [
     "bitwise_right_shift", "bitwise_xor", "block", "blockwise", "bool", "broadcast_arrays", "broadcast_shapes",
     "broadcast_to", "can_cast", "cbrt", "ceil", "choose", "clip", "column_stack", "complex64", "complex128",
     "compress", "compute", "concat", "concatenate", "conj", "conjugate", "copysign", "cos", "cosh", "count_nonzero",
-    "cumprod", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees", "delete", "diag", "diagonal",
+    "cumprod", "cumreduction", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees", "delete", "diag", "diagonal",
     "diff", "digitize", "divide", "divmod", "dot", "dsplit", "dstack", "e", "einsum", "empty", "empty_like", "equal",
     "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs", "finfo", "fix", "flatnonzero",
     "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power", "floor", "floor_divide", "fmax",

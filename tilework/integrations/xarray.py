@@ -19,6 +19,7 @@ from tilework import session
 from tilework.array import Array
 from tilework.base import config
 from tilework.base.errors import UnsupportedError
+from tilework.plan import blocks
 
 
 class TileworkManager(ChunkManagerEntrypoint[Array]):
@@ -47,7 +48,7 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
         previous_chunks: Any = None,
     ) -> Any:
         """Chunks as one tuple of sizes per axis."""
-        return ta.normalize_chunks(chunks, shape, limit=limit, dtype=dtype, previous_chunks=previous_chunks)
+        return blocks.normalize_chunks(chunks, shape, dtype, limit or config.get().chunk_size, previous_chunks)
 
     def from_array(self, data: Any, chunks: Any, **kwargs: Any) -> Array:
         """A chunked array over ``data``, which may be one of xarray's lazily indexed arrays."""

@@ -104,11 +104,15 @@ class ScanStart:
     """The scan inside the block, and the block's total."""
 
     local: Callable[..., np.ndarray]
-    total: Callable[..., np.ndarray]
+    total: Callable[..., np.ndarray] | None
     axis: int
 
     def __call__(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.local(block, axis=self.axis), self.total(block, axis=self.axis)
+        scanned = self.local(block, axis=self.axis)
+        if self.total is not None:
+            return scanned, self.total(block, axis=self.axis)
+        last = (slice(None),) * self.axis + (slice(-1, None),)
+        return scanned, scanned[last].copy()
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from tilework.plan.ops import (
     Reduce,
     Reshape,
     Scan,
+    ScanFunctions,
     Slice,
     Slot,
     Source,
@@ -261,7 +262,7 @@ def reduce(
 
 
 def scan(
-    x: ArrayNode, axis: int, functions: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]], dtype: Any,
+    x: ArrayNode, axis: int, functions: ScanFunctions, dtype: Any,
     label: str,
 ) -> Scan:  # fmt: skip
     """A cumulative operation along one axis; ``functions`` are ``(local, total, join)`` (see :class:`ops.Scan`)."""

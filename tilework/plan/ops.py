@@ -232,17 +232,20 @@ class Reduce(ArrayNode):
         self.chunks, self.dtype, self.token, self.label = chunks, dtype, token, reduction.name
 
 
+ScanFunctions: TypeAlias = tuple[Callable[..., Any], Callable[..., Any] | None, Callable[..., Any]]
+
+
 class Scan(ArrayNode):
     """A cumulative operation along ``axis``.
 
     Per block: ``local(block, axis)`` is the scan inside the block and ``total(block, axis)`` its total with
-    ``keepdims``. Totals are joined by ``join(a, b)`` from the left, and ``join(offset, local_scan)`` is the result.
+    ``keepdims`` (None: the last element of the scan). Totals are joined by ``join(a, b)`` from the left, and ``join(offset, local_scan)`` is the result.
     """
 
     __slots__ = ("axis", "join", "local", "total")
     inputs: tuple[ArrayNode, ...]
     local: Callable[..., np.ndarray]
-    total: Callable[..., np.ndarray]
+    total: Callable[..., np.ndarray] | None
     join: Callable[..., np.ndarray]
     axis: int
 
@@ -250,7 +253,7 @@ class Scan(ArrayNode):
         self,
         input_: ArrayNode,
         axis: int,
-        functions: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]],
+        functions: ScanFunctions,
         chunks: Chunks,
         dtype: np.dtype[Any],
         token: str,
@@ -443,6 +446,7 @@ __all__ = [
     "Reduce",
     "Reshape",
     "Scan",
+    "ScanFunctions",
     "Slice",
     "Slot",
     "Source",
