@@ -46,7 +46,7 @@ def test_summary_as_text(runs: list[RunRecord]) -> None:
     for part in [
         "2, 1 failed",
         "11, 2 retried",
-        "900.0 MiB read, 10.0 MiB written",
+        "900.0 MiB read, 10.0 MiB written, 11.0 MiB made in between",
         "4 s",
         "92% (11 s of work on 2 workers)",
         "predicted 9.0 MiB, measured 10.0 MiB, blocks 8.0 MiB, budget 1000.0 MiB",

@@ -114,7 +114,8 @@ class _RunBar:
     def _figures(self, note: str) -> str:
         record, wall = self._record, time.time() - self._began
         parts = [note] if note else []
-        parts += [format_bytes(record.bytes_done), f"{format_bytes(record.bytes_done / max(wall, 1e-6))}/s"]
+        if record.bytes_done:  # of delayed calls nothing is known
+            parts += [format_bytes(record.bytes_done), f"{format_bytes(record.bytes_done / max(wall, 1e-6))}/s"]
         parts.append(f"{format_bytes(record.held)} held")
         if record.spilled:
             parts.append(f"{format_bytes(record.spilled)} spilled")

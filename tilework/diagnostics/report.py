@@ -118,7 +118,11 @@ class Summary:
         rows = [
             ("computations", f"{self.computations}" + (f", {self.failed} failed" if self.failed else "")),
             ("tasks", tasks),
-            ("bytes", f"{format_bytes(self.read_bytes)} read, {format_bytes(self.written_bytes)} written"),
+            (
+                "bytes",
+                f"{format_bytes(self.read_bytes)} read, {format_bytes(self.written_bytes)} written, "
+                f"{format_bytes(self.made_bytes)} made in between",
+            ),
             ("wall time", format_time(self.wall)),
             ("parallel efficiency", f"{self.efficiency:.0%} ({work})"),
             ("peak memory", ", ".join(memory)),
@@ -206,10 +210,10 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); font-weight: normal; }
-th { color: var(--soft); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th { color: var(--soft); } .n { text-align: right; font-variant-numeric: tabular-nums; }
 td.bar { width: 30%; } td.bar div { background: var(--bar); height: .7rem; border-radius: 2px; min-width: 1px; }
 svg { width: 100%; height: 7rem; display: block; border-bottom: 1px solid var(--line); fill: var(--area); }
-figcaption, p { color: var(--soft); } figure { margin: 1rem 0; }
+figcaption, p { color: var(--soft); } figcaption { margin-bottom: 1rem; } figure { margin: 1rem 0 2rem; }
 """
 
 
@@ -233,8 +237,8 @@ def _stage_table(summary: Summary) -> str:
         f'<td class="bar"><div style="width:{100 * s.busy / most:.1f}%"></div></td></tr>'
         for s in summary.stages
     )
-    head = "".join(f"<th>{name}</th>" for name in ("stage", "tasks", "work", "read", "made", ""))
-    return f"<table><tr>{head}</tr>{rows}</table>"
+    head = "".join(f'<th class="n">{name}</th>' for name in ("tasks", "work", "read", "made"))
+    return f"<table><tr><th>stage</th>{head}<th></th></tr>{rows}</table>"
 
 
 def _run_figures(run: RunRecord) -> str:
