@@ -36,8 +36,9 @@ def needed_blocks(
         return _explicit(dependence, n, tasks)
     if not isinstance(dependence, GridMap):
         raise InternalError(f"unknown dependence {dependence!r}")
-    if len(dependence.maps) != len(producer_grid):
+    if set(producer_grid[len(dependence.maps) :]) - {1}:  # contracted axes with one block may follow: they number nothing
         raise InternalError(f"{len(dependence.maps)} axis maps for a producer with grid {producer_grid}")
+    producer_grid = producer_grid[: len(dependence.maps)]
     index = None if tasks is None else np.unravel_index(tasks, grid) if grid else ()
     if all(_single(m) for m in dependence.maps):
         return None, _one_each(dependence.maps, grid, producer_grid, index, n)

@@ -27,6 +27,7 @@ from tilework.plan.ops import (
     ArrayNode,
     Blockwise,
     Call,
+    Elementwise,
     FromValue,
     Node,
     Points,
@@ -57,14 +58,37 @@ class Goal:
 
 @dataclass(eq=False)
 class Group:
-    """Nodes that become one stage. ``members`` maps each node that is computed inside to its map."""
+    """Nodes that become one stage. ``members`` maps each node that is computed inside to its map.
+
+    The first axes of ``domain`` are those of the goals' arrays. Behind them come axes with a single block along which a
+    function of whole blocks contracts: what is computed inside needs a place for them as well.
+    """
 
     goals: list[Goal]
     domain: Chunks
     members: dict[ArrayNode, AxesMap] = field(default_factory=dict)
+    contracted: dict[tuple[Node, int], int] = field(default_factory=dict)  # Blockwise and label → domain axis
 
     def identity(self) -> AxesMap:
-        return tuple(range(len(self.domain)))
+        """The map of the goals' arrays."""
+        return tuple(range(self.goals[0].array.ndim))
+
+    def input_map(self, node: Blockwise, i: ArrayNode, labels: Sequence[int], axes: AxesMap) -> AxesMap | None:
+        """The map of input ``i`` of a member with map ``axes``; None if several blocks of it go into one call."""
+        if any(label >= node.ndim and n > 1 for label, n in zip(labels, i.grid, strict=True)):
+            return None
+        along: list[int | None] = []
+        for label, chunks in zip(labels, i.chunks, strict=True):
+            if label < node.ndim:
+                along.append(axes[label])
+            elif isinstance(node.op, Elementwise):
+                along.append(None)
+            else:
+                if (node, label) not in self.contracted:
+                    self.contracted[node, label] = len(self.domain)
+                    self.domain = (*self.domain, chunks)
+                along.append(self.contracted[node, label])
+        return tuple(along)
 
 
 class Grouping:
@@ -96,6 +120,7 @@ class Grouping:
         for other in others:
             first.goals += other.goals
             first.members |= other.members
+            first.contracted |= other.contracted
             self.home |= dict.fromkeys(other.goals, first)
 
 
@@ -222,15 +247,8 @@ def _want_inputs(node: ArrayNode, target: Group, axes: AxesMap, uses: dict[Node,
                 uses[i].append((None, ()))
         return
     for i, labels in zip(node.inputs, node.axes, strict=True):
-        along = blockwise_map(node, i, labels, axes)
+        along = target.input_map(node, i, labels, axes)
         uses[i].append((None, ()) if along is None else (target, along))
-
-
-def blockwise_map(node: Blockwise, i: ArrayNode, labels: Sequence[int], axes: AxesMap) -> AxesMap | None:
-    """The map of a Blockwise input, given the map of its user; None if several blocks go into one call."""
-    if any(label >= node.ndim and n > 1 for label, n in zip(labels, i.grid, strict=True)):
-        return None
-    return tuple(axes[label] if label < node.ndim else None for label in labels)
 
 
 def _first_step(node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
 from tilework.optimize.blockfuncs import ReduceJoin, ScanOffset
-from tilework.optimize.group import Goal, Group, Grouping, blockwise_map, group, phases
+from tilework.optimize.group import Goal, Group, Grouping, group, phases
 from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
 from tilework.plan.blocks import AxisChunks
@@ -138,7 +138,7 @@ class _Lowering:
                 blocks += [
                     i
                     for i, labels in zip(m.inputs, m.axes, strict=True)
-                    if i not in unit.members or blockwise_map(m, i, labels, axes) is None
+                    if i not in unit.members or unit.input_map(m, i, labels, axes) is None
                 ]
             else:  # assembled from finished blocks, even if the group computes the same blocks for itself
                 blocks += m.inputs
@@ -183,7 +183,7 @@ class _Lowering:
             )
         )  # fmt: skip
         for k, goal in enumerate(made.goals):
-            pick = k if len(made.goals) > 1 else None
+            pick, grid = k if len(made.goals) > 1 else None, goal.array.grid
             self.goals[goal] = (number, pick)
             if isinstance(goal.node, Reduce) and goal.kind == "partial":
                 self._tree(goal.node, number, pick, grid)

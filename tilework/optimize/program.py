@@ -18,7 +18,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
 from tilework.optimize.blockfuncs import AtOwnPlace, ReduceEnd, ReshapeBlock, ScanEnd, ScanStart, ViewBlock, identity
-from tilework.optimize.group import AxesMap, Goal, Group, blockwise_map
+from tilework.optimize.group import AxesMap, Goal, Group
 from tilework.optimize.maps import all_known, assembly, grid_map, known, previous
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.graph import topological
@@ -216,7 +216,7 @@ class ProgramBuilder:
     def _input_values(self, node: Blockwise, axes: AxesMap) -> list[_Value]:
         values = []
         for i, labels in zip(node.inputs, node.axes, strict=True):
-            along = blockwise_map(node, i, labels, axes)
+            along = self.group.input_map(node, i, labels, axes)
             if along is not None:
                 values.append(self._value(i, along))
             else:
