@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilework.base.tokens import tokenize
-from tilework.io.regions import assemble, region_shape, regular
+from tilework.io.regions import assemble, detached, region_shape, regular
 from tilework.plan.blocks import Chunks
 from tilework.plan.protocols import Region
 
@@ -80,9 +80,7 @@ class RandomSource:
         return self._method in _AFFINE and scalars and self.dtype == np.float64
 
     def read(self, region: Region) -> np.ndarray:
-        out = assemble(region, self.chunks, self.dtype, self._block)
-        # A view would keep all of its block alive for the sake of a part of it.
-        return out.copy() if out.base is not None and out.nbytes < out.base.nbytes else out
+        return detached(assemble(region, self.chunks, self.dtype, self._block))
 
     def stream(self, region: Region) -> Callable[[np.ndarray], None] | None:
         index = tuple(

@@ -76,6 +76,12 @@ def assemble(
     return out
 
 
+def detached(block: np.ndarray) -> np.ndarray:
+    """The block, copied if it is a part of a larger one: a view would keep all of that alive."""
+    base = block.base
+    return block.copy() if isinstance(base, np.ndarray) and block.nbytes < base.nbytes else block
+
+
 def regular(chunks: Iterable[AxisChunks]) -> tuple[int, ...] | None:
     """The shape of all blocks but the last along each axis, or None if they differ."""
     shape = []

@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 from tilework.io.regions import region_shape
 from tilework.plan.protocols import Region, Source
 
-# The source is one and the same for all examples, and reading must not change it: that is what is tested.
-_shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])
+# The source is one and the same for all examples, and reading must not change it: that is what is tested. Reading may
+# be slow, and the suite runs for many kinds of source: few examples each.
+_shared = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
 
 
 @st.composite
