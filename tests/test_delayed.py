@@ -173,6 +173,10 @@ def test_persist_computes_once() -> None:
     assert again.compute() == 3
 
 
+def test_explain_counts_tasks() -> None:
+    assert "2 tasks" in str((delayed(inc)(1) + 1).explain())
+
+
 def test_persist_keeps_nout() -> None:
     a, b = delayed(divmod, nout=2)(17, 5).persist()
     assert compute(a, b) == (3, 2)
@@ -304,6 +308,12 @@ def test_sets_and_keys_of_dicts() -> None:
     assert delayed(identity)({one, two, 3}).compute() == {1, 2, 3}
     assert delayed(identity)(frozenset([one, two])).compute() == frozenset([1, 2])
     assert delayed(identity)({one: two, (two, 5): [one]}).compute() == {1: 2, (2, 5): [1]}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set])
+def test_iterators_over_containers(kind: Any) -> None:
+    iterator = iter(kind([delayed(inc)(0), delayed(inc)(1)]))
+    assert sorted(delayed(list)(iterator).compute()) == [1, 2]
 
 
 def test_dataclasses_are_filled_whatever_their_init() -> None:

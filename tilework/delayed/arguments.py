@@ -2,7 +2,8 @@
 
 The template of a :class:`~tilework.plan.ops.Call` has Slots at its top level and inside plain lists, tuples and dicts
 (as keys, too). Lazy things in any other container (sets, slices, named tuples, dataclasses) become a call of their
-own, which makes the container. Subclasses of lists and dicts, iterators and foreign objects are passed on unopened.
+own, which makes the container. Iterators over lists, tuples and sets become lists, as they can be read only once.
+Subclasses of lists and dicts, generators and foreign objects are passed on unopened.
 """
 
 from __future__ import annotations
@@ -140,4 +141,7 @@ _CONTAINERS: dict[type, Callable[[Any, list[Node]], Any]] = {
     set: _in_set,
     frozenset: _in_set,
     slice: _in_slice,
+    **dict.fromkeys(
+        (type(iter([])), type(iter(())), type(iter(set()))), lambda value, inputs: _in_list([*value], inputs)
+    ),
 }

@@ -134,7 +134,7 @@ class Delayed(_Operators):
     def persist(self, **options: Any) -> Delayed:
         """Compute the value and keep it: an equal Delayed that costs nothing to use again."""
         (persisted,) = session.persist(self, **options)
-        return persisted  # type: ignore[no-any-return]
+        return persisted
 
     def visualize(self, filename: str | None = "tilework", **options: Any) -> Drawing:
         """Draw the plan into a file and return the drawing; options as of :func:`tilework.visualize`."""
@@ -255,11 +255,11 @@ class Leaf(Delayed):
 
     @property
     def __name__(self) -> str:
-        return self._obj.__name__  # type: ignore[no-any-return]
+        return self._obj.__name__
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
-        return self._obj.__doc__  # type: ignore[no-any-return]
+        return self._obj.__doc__
 
     @property
     def __wrapped__(self) -> Any:
@@ -366,7 +366,7 @@ _new = object.__new__
 def pop_key(kwargs: dict[str, Any]) -> str | None:
     """Take the keyword that names a call's result out of ``kwargs``, under tilework's name or Dask's."""
     dask_key: str | None = kwargs.pop("dask_key_name", None)
-    return kwargs.pop("tilework_key_name", dask_key)  # type: ignore[no-any-return]
+    return kwargs.pop("tilework_key_name", dask_key)
 
 
 def label_of(obj: Any) -> str:
