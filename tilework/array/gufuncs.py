@@ -8,7 +8,7 @@ the function runs once a block however many outputs are used, and the blocks wei
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from tilework.array.binding import bind, infer, name_of, stand_in
 from tilework.array.core import Array
 from tilework.array.creation import asarray
-from tilework.array.mapping import bind, infer, name_of, stand_in
 from tilework.base.errors import BlockResultError, ChunkError, DTypeError, PlanError, UnknownChunksError
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
@@ -327,7 +327,9 @@ def _outputs(
     if len(outs) == 1:
         ((core, (dtype, shape)),) = outs
         call = bind(partial(_only, func) if several else func, pairs, kwargs, (*loops, *core), True, label)
-        new = {d: n for d, n in zip(core, shape, strict=True) if not any(d in names for _, names in pairs)}
+        new: dict[Hashable, Any] = {
+            d: n for d, n in zip(core, shape, strict=True) if not any(d in names for _, names in pairs)
+        }
         return [build.blockwise(call.function(), (*loops, *core), call.inputs, dtype, new_axes=new, label=label)]
     if any(isnan(n) for _, (_, shape) in outs for n in shape):
         raise UnknownChunksError(
@@ -338,7 +340,7 @@ def _outputs(
     records = build.blockwise(call.function(), loops, call.inputs, record, label=label)
     nodes: list[ArrayNode] = []
     for k, (_, (dtype, shape)) in enumerate(outs):
-        names = tuple(f"core{a}" for a in range(len(shape)))
+        names: tuple[Hashable, ...] = tuple(f"core{a}" for a in range(len(shape)))
         pick = BlockFunction(_field, (Slot(0), f"f{k}"), scratch=0.0)
         new = dict(zip(names, shape, strict=True))
         nodes.append(build.blockwise(pick, (*loops, *names), [(records, loops)], dtype, new_axes=new, label=label))

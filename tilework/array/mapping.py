@@ -8,28 +8,21 @@ not itself mapped over arrives as a whole.
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from math import nan
 from typing import Any
 
 import numpy as np
 
+from tilework.array.binding import InputPlace, Labels, Placed, bind, box, has_parameter, infer, name_of, stand_ins
 from tilework.array.core import Array
 from tilework.array.creation import asarray
 from tilework.base import config
-from tilework.base.errors import ChunkError, DTypeError, PlanError, UnsupportedError
+from tilework.base.errors import ChunkError, DTypeError, PlanError
 from tilework.plan import build
-from tilework.plan.blocks import AxisChunks, Chunks
-from tilework.plan.ops import ArrayNode, BlockFunction, Call, Slot
+from tilework.plan.ops import ArrayNode, BlockFunction
 from tilework.plan.reductions import Reduction
-from tilework.plan.stages import BlockPlace
-from tilework.session import is_tilework_collection
-
-Labels = Sequence[Hashable]
 
 
 def blockwise(
@@ -110,8 +103,8 @@ def blockwise(
         raise PlanError(f"blockwise: {unknown[0]!r} stands in no input; give its length in new_axes")
     label = name or token or name_of(func)
     if dtype is None and meta is None:
-        stand_ins = partial(_stand_ins, pairs, out_ind, bool(concatenate))
-        dtype = np.asarray(infer(func, stand_ins, kwargs, f"blockwise({label})")).dtype
+        trial = partial(stand_ins, pairs, out_ind, bool(concatenate))
+        dtype = np.asarray(infer(func, trial, kwargs, f"blockwise({label})")).dtype
     call = bind(func, pairs, kwargs, out_ind, bool(concatenate), label)
     node = build.blockwise(
         call.function(), out_ind, call.inputs, _dtype(dtype, meta),
@@ -209,8 +202,8 @@ def map_blocks(
             f"map_blocks({label}): chunks={tuple(chunks)!r} name {len(chunks)} axes, the result has {len(out)}"
         )
     if dtype is None and meta is None:
-        stand_ins = partial(_stand_ins, pairs, out, True)
-        dtype = np.asarray(infer(func, stand_ins, kwargs, f"map_blocks({label})")).dtype
+        trial = partial(stand_ins, pairs, out, True)
+        dtype = np.asarray(infer(func, trial, kwargs, f"map_blocks({label})")).dtype
     call = bind(func, pairs, kwargs, out, True, label)
     adjust = None if chunks is None else dict(zip(out, chunks, strict=True))
 
@@ -221,14 +214,14 @@ def map_blocks(
         )  # fmt: skip
 
     node = node_for(call.function())
-    wants = {what for what in ("block_id", "block_info") if _has_parameter(func, what)}
+    wants = {what for what in ("block_id", "block_info") if has_parameter(func, what)}
     if wants:  # these depend on the result's chunks, so it is built twice
         places = tuple(
-            _InputPlace(k, arg.chunks, tuple(out.index(name) if name in out else None for name in labels))
+            InputPlace(k, arg.chunks, tuple(out.index(name) if name in out else None for name in labels))
             for k, (arg, labels) in enumerate(pairs)
             if labels is not None
         )
-        node = node_for(call.function(_Placed(call.func, frozenset(wants), places, node.chunks, node.dtype)))
+        node = node_for(call.function(Placed(call.func, frozenset(wants), places, node.chunks, node.dtype)))
     return Array(node)
 
 
@@ -293,7 +286,7 @@ def reduction(
         raise DTypeError("reduction: the type of the result is not known; pass dtype=")
     dtype = _dtype(dtype, meta)
     axes = build.normalize_axis(tuple(axis) if isinstance(axis, Iterable) else axis, x.ndim)
-    chunk, aggregate = (partial(f, dtype=dtype) if _has_parameter(f, "dtype") else f for f in (chunk, aggregate))
+    chunk, aggregate = (partial(f, dtype=dtype) if has_parameter(f, "dtype") else f for f in (chunk, aggregate))
     final = _Final(aggregate, axes, keepdims, concatenate)
     join: Callable[..., Any]
     finish: Callable[..., Any]
@@ -310,70 +303,8 @@ def reduction(
     return Array(build.reduce(x.node, rule, axes, dtype, keepdims=keepdims, split_every=every, out_sizes=sizes))
 
 
-# ---------------------------------------------------------------- metadata
-
-
-def name_of(func: Callable[..., Any]) -> str:
-    """What a function is called in drawings and errors."""
-    while isinstance(func, partial):
-        func = func.func
-    return str(getattr(func, "__name__", type(func).__name__)).strip("<>_") or "function"
-
-
-def infer(
-    func: Callable[..., Any],
-    stand_ins: Callable[[int], Sequence[Any]],
-    kwargs: Mapping[str, Any],
-    label: str,
-    remedy: str = "dtype=",
-) -> Any:
-    """What ``func`` returns for ``stand_ins(0)``; if it raises, for ``stand_ins(1)``.
-
-    Many functions (a maximum, an interpolation) have no answer for no elements, and few have none for one.
-    """
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            return func(*stand_ins(0), **kwargs)
-        except Exception:
-            try:
-                return func(*stand_ins(1), **kwargs)
-            except Exception as error:
-                raise DTypeError(
-                    f"{label}: the type of the result could not be found by running the function on empty blocks and "
-                    f"on blocks of one element ({type(error).__name__}: {error}); pass {remedy} and it is not run"
-                ) from error
-
-
-def stand_in(x: Array, size: int) -> np.ndarray:
-    """An array of as many dimensions and the same dtype, of length ``size`` along each."""
-    return np.ones((size,) * x.ndim, x.dtype)
-
-
-def _stand_ins(pairs: Sequence[tuple[Any, Labels | None]], out: Labels, concatenate: bool, size: int) -> list[Any]:
-    """Arguments for :func:`infer`, blocks along contracted axes in lists if ``func`` gets them so."""
-    args = []
-    for arg, labels in pairs:
-        if labels is None:
-            args.append(stand_in(arg, size) if isinstance(arg, Array) else arg)
-            continue
-        block: Any = stand_in(arg, size)
-        for label in labels:
-            if label not in out and not concatenate:
-                block = [block]
-        args.append(block)
-    return args
-
-
 def _dtype(dtype: Any, meta: Any) -> np.dtype[Any]:
     return np.dtype(dtype) if dtype is not None else np.dtype(getattr(meta, "dtype", meta))
-
-
-def _has_parameter(func: Callable[..., Any], name: str) -> bool:
-    try:
-        return name in inspect.signature(func).parameters
-    except (TypeError, ValueError):  # a builtin without a signature
-        return False
 
 
 def axes_of(axes: int | Iterable[int] | None, ndim: int, what: str) -> tuple[int, ...]:
@@ -384,194 +315,6 @@ def axes_of(axes: int | Iterable[int] | None, ndim: int, what: str) -> tuple[int
         return tuple(np.lib.array_utils.normalize_axis_tuple(tuple(axes) if isinstance(axes, Iterable) else axes, ndim))
     except ValueError as error:
         raise PlanError(f"map_blocks: {what}={axes!r} does not fit {ndim} dimensions: {error}") from None
-
-
-# ---------------------------------------------------------------- arguments
-
-
-@dataclass(slots=True)
-class BoundCall:
-    """A call with arrays and delayed values replaced by Slots into ``inputs``."""
-
-    func: Callable[..., Any]
-    concatenate: bool
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    inputs: list[tuple[ArrayNode, Labels]] = field(default_factory=list)
-
-    def function(self, placed: _Placed | None = None) -> BlockFunction:
-        func = placed or self.func
-        return BlockFunction(func, self.args, self.kwargs, concatenate=self.concatenate, place=placed is not None)
-
-
-def bind(
-    func: Callable[..., Any],
-    pairs: Sequence[tuple[Any, Labels | None]],
-    kwargs: Mapping[str, Any],
-    out: Labels,
-    concatenate: bool,
-    label: str,
-) -> BoundCall:
-    """The call of ``func`` for one block. Collections among the literals become inputs that arrive as a whole."""
-    call = BoundCall(func, concatenate)
-    contracts = any(name not in out for _, labels in pairs for name in labels or ())
-    boxes = False
-
-    def slot(node: ArrayNode, labels: Labels) -> Slot:
-        if (node, labels) not in call.inputs:
-            call.inputs.append((node, labels))
-        return Slot(call.inputs.index((node, labels)))
-
-    def literal(value: Any) -> Any:
-        nonlocal boxes
-        if isinstance(value, Array):
-            if contracts and not concatenate:
-                raise UnsupportedError(f"{label}: an array among the literals needs concatenate=True")
-            call.concatenate = True
-            node = value.node
-            if all(axis.known for axis in node.chunks):  # joined once, not in every call
-                node = build.rechunk(node, tuple(AxisChunks((axis.total,)) for axis in node.chunks))
-            return slot(node, tuple((id(node), axis) for axis in range(node.ndim)))
-        if is_tilework_collection(value):
-            boxes = True
-            boxed = Call(_box, (Slot(0),), {}, (value.node,), "box-" + value.node.token, "box", True)
-            return slot(build.from_value(boxed, (), object, "box"), ())
-        if type(value) in (list, tuple):
-            return type(value)(map(literal, value))
-        if type(value) is dict:
-            return {key: literal(item) for key, item in value.items()}
-        return value
-
-    call.args = tuple(literal(arg) if labels is None else slot(arg.node, tuple(labels)) for arg, labels in pairs)
-    call.kwargs = {key: literal(value) for key, value in kwargs.items()}
-    if boxes:
-        call.func = _Unboxing(func)
-    if contracts and not call.concatenate:
-        contracted = (tuple(name not in out for name in labels or ()) for _, labels in pairs)
-        call.func = _Listing(call.func, tuple(contracted))
-    return call
-
-
-class _Box:
-    """A value of any kind as the one element of an array, where NumPy would look inside a list."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _box(value: Any, ndim: int = 0) -> np.ndarray:
-    out = np.empty((1,) * ndim, object)
-    out[...] = _Box(value)
-    return out
-
-
-def _unbox(value: Any) -> Any:
-    if type(value) is np.ndarray and value.ndim == 0 and value.dtype == object and type(value[()]) is _Box:
-        return value[()].value
-    if type(value) in (list, tuple):
-        return type(value)(map(_unbox, value))
-    if type(value) is dict:
-        return {key: _unbox(item) for key, item in value.items()}
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Unboxing:
-    """``func`` with delayed values taken out of their boxes."""
-
-    func: Callable[..., Any]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.func(*map(_unbox, args), **_unbox(kwargs))
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """``func`` with the blocks along contracted axes in nested lists, and along no others.
-
-    Where there are several blocks to contract, they come in lists along every axis; where there is only one, it comes
-    as it is.
-    """
-
-    func: Callable[..., Any]
-    contracted: tuple[tuple[bool, ...], ...]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.func(*map(_listed, args, self.contracted), **kwargs)
-
-
-def _listed(value: Any, contracted: tuple[bool, ...]) -> Any:
-    if not contracted:
-        return value
-    if not isinstance(value, list):
-        inner = value
-    elif contracted[0]:
-        return [_listed(item, contracted[1:]) for item in value]
-    else:
-        return _listed(value[0], contracted[1:])
-    for _ in range(sum(contracted)):
-        inner = [inner]
-    return inner
-
-
-# ---------------------------------------------------------------- where a block lies
-
-
-@dataclass(frozen=True, slots=True)
-class _InputPlace:
-    """Argument ``number``: its chunks, and for each of its axes the result's axis (None: joined into one block)."""
-
-    number: int
-    chunks: Chunks
-    axes: tuple[int | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """``func`` with ``block_id`` or ``block_info`` made from the block's place."""
-
-    func: Callable[..., Any]
-    wants: frozenset[str]
-    inputs: tuple[_InputPlace, ...]
-    chunks: Chunks
-    dtype: np.dtype[Any]
-
-    def __call__(self, *args: Any, block_place: BlockPlace, **kwargs: Any) -> Any:
-        index = block_place.index
-        if "block_id" in self.wants:
-            kwargs["block_id"] = index
-        if "block_info" in self.wants:
-            kwargs["block_info"] = self.info(index)
-        return self.func(*args, **kwargs)
-
-    def info(self, index: tuple[int, ...]) -> dict[int | None, dict[str, Any]]:
-        info: dict[int | None, dict[str, Any]] = {}
-        for place in self.inputs:
-            chunks = tuple(
-                AxisChunks((have.total,)) if axis is None else have
-                for have, axis in zip(place.chunks, place.axes, strict=True)
-            )
-            where = (0 if axis is None else index[axis] for axis in place.axes)
-            info[place.number] = _location(
-                chunks, tuple(k if len(have) > 1 else 0 for k, have in zip(where, chunks, strict=True))
-            )
-        shape = tuple(have[k] for have, k in zip(self.chunks, index, strict=True))
-        info[None] = {**_location(self.chunks, index), "chunk-shape": shape, "dtype": self.dtype}
-        return info
-
-
-def _location(chunks: Chunks, index: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        "shape": tuple(axis.total for axis in chunks),
-        "num-chunks": tuple(map(len, chunks)),
-        "array-location": [
-            (int(axis.bounds[k]), int(axis.bounds[k + 1])) if axis.known else (nan, nan)
-            for axis, k in zip(chunks, index, strict=True)
-        ],
-        "chunk-location": index,
-    }
 
 
 # ---------------------------------------------------------------- a reduction of one's own
@@ -587,7 +330,7 @@ class _Partial:
 
     def __call__(self, block: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
         partial_ = self.func(block, axis=axis, keepdims=True)
-        return np.asarray(partial_) if self.concatenate else _box(partial_, block.ndim)
+        return np.asarray(partial_) if self.concatenate else box(partial_, block.ndim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -598,7 +341,7 @@ class _Joined:
     def __call__(self, partial_: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
         if self.concatenate:
             return np.asarray(self.func(partial_, axis=axis, keepdims=True))
-        return _box(self.func(_nested(partial_, axis), axis=axis, keepdims=True), partial_.ndim)
+        return box(self.func(_nested(partial_, axis), axis=axis, keepdims=True), partial_.ndim)
 
 
 @dataclass(frozen=True, slots=True)

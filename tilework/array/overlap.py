@@ -333,7 +333,8 @@ def _follow_axes(halo: list[Halo], drop_axis: Any, new_axis: Any, ndim: int) -> 
 
 def _cut(node: ArrayNode, halo: Sequence[Halo]) -> ArrayNode:
     """Every block without its halo."""
-    starts, sizes = [], []
+    starts: list[tuple[int, ...] | None] = []
+    sizes = []
     for have, pair in zip(node.chunks, halo, strict=True):
         if pair is None:
             starts.append(None)

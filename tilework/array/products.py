@@ -206,8 +206,8 @@ def _contract(
     """``product`` of the blocks that meet, summed over the labels that are not in ``out``."""
     operands = _limited(_aligned(operands), out, dtype)
     grid: dict[Hashable, int] = {}
-    for node, labels in operands:
-        for name, n in zip(labels, node.grid, strict=True):
+    for operand, labels in operands:
+        for name, n in zip(labels, operand.grid, strict=True):
             grid[name] = max(n, grid.get(name, 1))
     chunked = tuple(name for name, n in grid.items() if name not in out and n > 1)
     slots = tuple(Slot(k) for k in range(len(operands)))
@@ -382,7 +382,7 @@ def _einsum_arguments(operands: Sequence[Any]) -> tuple[list[Array], list[Labels
         raise PlanError(f"einsum: {len(names)} subscripts are given for {len(arrays)} arrays")
     labels = [_resolve(part, x.ndim) for part, x in zip(names, arrays, strict=True)]
     rest = sorted({n for part in labels for n in part if isinstance(n, _Rest)}, key=lambda n: -n.place)
-    flat = [name for part in labels for name in part]
+    flat: list[Any] = [name for part in labels for name in part]
     if result is None:
         single = sorted({n for n in flat if not isinstance(n, _Rest) and flat.count(n) == 1})
         return arrays, labels, (*rest, *single)
