@@ -25,7 +25,7 @@ from tilework.engine import taskgraph
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import Engine, RunOptions
-from tilework.io.memory import BlockSink, MemorySink
+from tilework.io.memory import BlockSink, BlockSource, MemorySink
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize as optimize_plan
 from tilework.plan import build
@@ -187,10 +187,11 @@ def persist(*things: Any, traverse: bool = True, optimize_graph: bool = True, **
     kept: dict[Node, Node] = {}
     for node in distinct:
         if isinstance(node, ArrayNode):
-            source = sinks[node].source()
+            source = BlockSource(sinks[node].blocks, sinks[node].chunks, node.dtype)
             kept[node] = build.source(source, source.chunks, node.label)
         else:
-            kept[node] = Call(_value, (next(values),), {}, (), "persisted-" + node.token, node.label, True)
+            value = None if isinstance(node, Store) else next(values)
+            kept[node] = Call(_value, (value,), {}, (), "persisted-" + node.token, node.label, True)
     return tuple(rebuild([c.__tilework_rebuild__(kept[c.node]) for c in found]))
 
 
@@ -297,12 +298,15 @@ def _values(nodes: Sequence[Node], settings: config.Settings, optimize_graph: bo
     values = iter(_run(outputs, settings, optimize_graph))
     of: dict[Node, Any] = {}
     for node, sink in zip(distinct, sinks, strict=True):
-        of[node] = next(values) if sink is None else _array_result(sink)
+        if isinstance(node, Store):
+            of[node] = None
+        else:
+            of[node] = next(values) if sink is None else _array_result(sink)
     return [of[node] for node in nodes]
 
 
 def _array_result(sink: MemorySink | BlockSink) -> Any:
-    array = sink.array if isinstance(sink, MemorySink) else sink.source().assemble()
+    array = sink.array
     return array if array.ndim else array[()]  # NumPy gives scalars for results without axes, too
 
 
