@@ -20,6 +20,7 @@ from tilework.array import (
     reductions,
     searching,
     shapes,
+    storage,
     ufuncs,
 )
 from tilework.array.assignment import setitem
@@ -31,7 +32,6 @@ from tilework.array.indexing import BlockIndexer, PointIndexer, getitem
 from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
 from tilework.delayed import Delayed
 from tilework.plan import build
-from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import BlockFunction, Slot
 
 # ---------------------------------------------------------------- methods that differ from the functions
@@ -124,12 +124,17 @@ def _compute_chunk_sizes(self: Array) -> Array:
             adjust_chunks=dict.fromkeys(labels, 1), label="compute_chunk_sizes",
         )  # fmt: skip
         found = Array(sizes).compute()
-        axes = {
-            axis: AxisChunks(np.moveaxis(found[..., axis], axis, 0).reshape(len(self.chunks[axis]), -1)[:, 0].tolist())
-            for axis in unknown
-        }
-        self.node = build.rearrange(self.node, labels, axes, label=self.node.label)
+        sizes = {axis: np.moveaxis(found[..., axis], axis, 0).reshape(len(self.chunks[axis]), -1)[:, 0] for axis in unknown}
+        known = BlockFunction(_same, (Slot(0),), scratch=0.0)  # opaque: what is known above it is not known below
+        self.node = build.blockwise(
+            known, labels, [(self.node, labels)], self.dtype,
+            adjust_chunks={axis: tuple(found.tolist()) for axis, found in sizes.items()}, label=self.node.label,
+        )  # fmt: skip
     return self
+
+
+def _same(block: np.ndarray) -> np.ndarray:
+    return block
 
 
 def _measure(block: np.ndarray) -> np.ndarray:
@@ -160,6 +165,7 @@ _SAME = {
     reductions: "all any argmax argmin cumprod cumsum max mean min prod ptp std sum trace var",
     searching: "argsort nonzero searchsorted",
     shapes: "ravel squeeze swapaxes",
+    storage: "store to_zarr",
     ufuncs: "astype clip round",
 }
 """Functions that are methods as they are."""

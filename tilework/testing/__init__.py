@@ -1,1 +1,5 @@
-"""What plug-ins and their users test with. Needs pytest and hypothesis."""
+"""What plug-ins and their users test with. The conformance suites (submodules) need pytest and hypothesis."""
+
+from tilework.testing.comparing import assert_eq
+
+__all__ = ["assert_eq"]
