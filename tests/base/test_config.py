@@ -171,7 +171,6 @@ def test_a_switch_of_dask_without_counterpart_warns() -> None:
         ({"workers": "two"}, "workers='two'"),
         ({"retries": -1}, "retries=-1.*from 0 up"),
         ({"split_every": 1}, "split_every=1.*from 2 up"),
-        ({"tile_elements": 0}, "tile_elements=0"),
         ({"progress": "perhaps"}, "progress='perhaps'"),
         ({"spill_directory": 3}, "spill_directory=3"),
         ({"spill_directory": __file__}, "not a directory"),

@@ -62,8 +62,6 @@ class Settings:
         How often a task that raised is tried again.
     spill_directory
         Where blocks go that do not fit into memory. Default: the directory for temporary files.
-    tile_elements
-        Elements of a tile of a fused elementwise chain.
     progress
         Whether to show a progress bar for every computation.
     """
@@ -75,7 +73,6 @@ class Settings:
     split_every: int | None = None
     retries: int = 0
     spill_directory: str | None = None
-    tile_elements: int | None = None
     progress: bool = False
 
 
@@ -150,7 +147,6 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "split_every": _parse_count(2),
     "retries": _parse_count(0),
     "spill_directory": _parse_directory,
-    "tile_elements": _parse_count(1),
     "progress": _parse_bool,
 }
 _DEFAULTS = {field.name: field.default for field in fields(Settings)}
