@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tilework.base.errors import InternalError
 from tilework.engine.kernels.pool import BufferPool
 from tilework.plan.stages import Assembled, AxisPieces, SlicePieces
 
@@ -47,20 +46,20 @@ def assemble(
     ``blocks`` are the blocks of each of its inputs. A block that is a single piece is a view of it.
     """
     spans = [[_span(table, index) for table in tables] for tables in operand.pieces]
-    giving = [i for i, span in enumerate(spans) if all(len(pieces) for pieces in span)]
-    tables = operand.pieces[giving[0] if giving else 0]
+    giving = [i for i, span in enumerate(spans) if all(span)]
     out = None
-    if sum(prod(map(len, spans[i])) for i in giving) == 1:
+    if len(giving) == 1 and all(len(pieces) == 1 for pieces in spans[giving[0]]):
         i = giving[0]
         out = _only_piece(operand.pieces[i], [pieces[0] for pieces in spans[i]], blocks[operand.inputs[i]][0])
     if out is None:
-        shape = tuple(int(table.sizes[_row(table, index)]) for table in tables)
-        if min(shape, default=0) < 0:
-            raise InternalError(f"several pieces make up a block of unknown size: {shape}")
-        out = pool.empty(shape, operand.dtype)
+        tables = operand.pieces[giving[0] if giving else 0]
+        shape = [int(table.sizes[_row(table, index)]) for table in tables]
+        for axis, n in enumerate(shape):
+            if n < 0:  # unknown: there is one piece along this axis, and it is as long as its block
+                shape[axis] = blocks[operand.inputs[giving[0]]][0].shape[axis]
+        out = pool.empty(tuple(shape), operand.dtype)
         for i in giving:
-            parts = product(*spans[i])
-            for pieces, block in zip(parts, blocks[operand.inputs[i]], strict=True):
+            for pieces, block in zip(product(*spans[i]), blocks[operand.inputs[i]], strict=True):
                 _copy(out, operand.pieces[i], pieces, block)
     return np.squeeze(out, operand.drop) if operand.drop else out
 

@@ -99,11 +99,10 @@ def _along(value: np.ndarray, axes: tuple[int, ...], segment_axes: tuple[int, ..
     """A view of a value with the segment's axes; those that it lacks have length one."""
     if axes == segment_axes:
         return value
-    kept = sorted(j for j in range(len(axes)) if axes[j] >= 0)
-    view = value[tuple(0 if a < 0 else slice(None) for a in axes)]
-    present = [axes[j] for j in kept]
-    view = np.asarray(view).transpose(sorted(range(len(present)), key=present.__getitem__))
-    return view[tuple(slice(None) if a in present else None for a in segment_axes)]
+    view = value[(*(0 if axis < 0 else slice(None) for axis in axes), ...)]
+    present = [axis for axis in axes if axis >= 0]
+    view = view.transpose(sorted(range(len(present)), key=present.__getitem__))
+    return view[(*(slice(None) if axis in present else None for axis in segment_axes), ...)]
 
 
 def _order(views: Sequence[Input], ndim: int) -> tuple[int, ...]:
