@@ -170,6 +170,20 @@ def test_what_cannot_be_inferred_asks_for_dtype():
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize("value", [3, np.int32(3), np.array(3, "i4"), True])
+def test_what_converts_without_loss_is_converted(value):
+    x = ta.ones(4, chunks=2).map_blocks(lambda b: value, drop_axis=0, dtype=float)
+    assert x.compute().dtype == float
+    y = ta.arange(4, chunks=2).map_blocks(lambda b: b, dtype=float)
+    assert y.compute().dtype == float
+
+
+def test_a_wrong_dtype_is_named():
+    x = ta.ones(4, chunks=2).map_blocks(lambda b: b * 0.5, dtype=int)
+    with pytest.raises(BlockResultError, match="float64"):
+        x.compute()
+
+
 def test_a_wrong_shape_is_named():
     x = ta.ones((4, 4), chunks=2)
     with pytest.raises(BlockResultError):

@@ -326,7 +326,7 @@ def _outputs(
     """A node for each output, loop dimensions first."""
     if len(outs) == 1:
         ((core, (dtype, shape)),) = outs
-        call = bind(partial(_only, func) if several else func, pairs, kwargs, (*loops, *core), True, label)
+        call = bind(partial(_only, func) if several else func, pairs, kwargs, (*loops, *core), True, dtype, label)
         new: dict[Hashable, Any] = {
             d: n for d, n in zip(core, shape, strict=True) if not any(d in names for _, names in pairs)
         }
@@ -336,7 +336,7 @@ def _outputs(
             f"{label}: core dimensions of several outputs must have known lengths; call compute_chunk_sizes() first"
         )
     record = np.dtype([(f"f{k}", dtype, shape) for k, (_, (dtype, shape)) in enumerate(outs)])
-    call = bind(_Records(func, record), pairs, kwargs, loops, True, label)
+    call = bind(_Records(func, record), pairs, kwargs, loops, True, record, label)
     records = build.blockwise(call.function(), loops, call.inputs, record, label=label)
     nodes: list[ArrayNode] = []
     for k, (_, (dtype, shape)) in enumerate(outs):
@@ -376,7 +376,7 @@ class _Records:
         out = np.empty(loops, self.record)
         for k, (name, block) in enumerate(zip(names, blocks, strict=True)):
             part = out[name]
-            if block.shape != part.shape or not np.can_cast(block.dtype, part.dtype, "same_kind"):
+            if block.shape != part.shape or not np.can_cast(block.dtype, part.dtype, "safe"):
                 raise BlockResultError(
                     f"output {k} of the function has shape {block.shape} and dtype {block.dtype}; "
                     f"announced are {part.shape} and {part.dtype}"

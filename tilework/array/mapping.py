@@ -105,9 +105,10 @@ def blockwise(
     if dtype is None and meta is None:
         trial = partial(stand_ins, pairs, out_ind, bool(concatenate))
         dtype = np.asarray(infer(func, trial, kwargs, f"blockwise({label})")).dtype
-    call = bind(func, pairs, kwargs, out_ind, bool(concatenate), label)
+    dtype = _dtype(dtype, meta)
+    call = bind(func, pairs, kwargs, out_ind, bool(concatenate), dtype, label)
     node = build.blockwise(
-        call.function(), out_ind, call.inputs, _dtype(dtype, meta),
+        call.function(), out_ind, call.inputs, dtype,
         new_axes=new_axes, adjust_chunks=adjust_chunks, align=align_arrays, label=label,
     )  # fmt: skip
     return Array(node)
@@ -204,12 +205,13 @@ def map_blocks(
     if dtype is None and meta is None:
         trial = partial(stand_ins, pairs, out, True)
         dtype = np.asarray(infer(func, trial, kwargs, f"map_blocks({label})")).dtype
-    call = bind(func, pairs, kwargs, out, True, label)
+    dtype = _dtype(dtype, meta)
+    call = bind(func, pairs, kwargs, out, True, dtype, label)
     adjust = None if chunks is None else dict(zip(out, chunks, strict=True))
 
     def node_for(function: BlockFunction) -> ArrayNode:
         return build.blockwise(
-            function, out, call.inputs, _dtype(dtype, meta),
+            function, out, call.inputs, dtype,
             new_axes=new_axes, adjust_chunks=adjust, align=False, label=label,
         )  # fmt: skip
 
