@@ -27,7 +27,6 @@ from tilework.plan.ops import (
     ArrayNode,
     Blockwise,
     Call,
-    Elementwise,
     FromValue,
     Node,
     Points,
@@ -55,23 +54,24 @@ class Goal:
         """The array node whose blocks the goal is made from."""
         return self.node if self.kind == "value" else self.node.inputs[0]  # type: ignore[return-value]
 
+    @property
+    def axes(self) -> AxesMap:
+        """The map of the array in its group: the domain begins with its axes."""
+        return tuple(range(self.array.ndim))
+
 
 @dataclass(eq=False)
 class Group:
     """Nodes that become one stage. ``members`` maps each node that is computed inside to its map.
 
-    The first axes of ``domain`` are those of the goals' arrays. Behind them come axes with a single block along which a
-    function of whole blocks contracts: what is computed inside needs a place for them as well.
+    The first axes of ``domain`` are those of the goals' arrays. Behind them come axes with a single block that a member
+    contracts or drops: what is computed inside needs a place for them as well.
     """
 
     goals: list[Goal]
     domain: Chunks
     members: dict[ArrayNode, AxesMap] = field(default_factory=dict)
     contracted: dict[tuple[Node, int], int] = field(default_factory=dict)  # Blockwise and label → domain axis
-
-    def identity(self) -> AxesMap:
-        """The map of the goals' arrays."""
-        return tuple(range(self.goals[0].array.ndim))
 
     def input_map(self, node: Blockwise, i: ArrayNode, labels: Sequence[int], axes: AxesMap) -> AxesMap | None:
         """The map of input ``i`` of a member with map ``axes``; None if several blocks of it go into one call."""
@@ -81,8 +81,6 @@ class Group:
         for label, chunks in zip(labels, i.chunks, strict=True):
             if label < node.ndim:
                 along.append(axes[label])
-            elif isinstance(node.op, Elementwise):
-                along.append(None)
             else:
                 if (node, label) not in self.contracted:
                     self.contracted[node, label] = len(self.domain)
@@ -150,7 +148,7 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
     for node in reversed(others):  # a call takes arrays as Whole, so that calls themselves want no blocks
         if isinstance(node, Store):
             made = grouping.add(Goal("store", node))
-            uses[node.inputs[0]].append((made, made.identity()))
+            uses[node.inputs[0]].append((made, made.goals[0].axes))
         elif isinstance(node, Whole):
             uses[node.inputs[0]].append((None, ()))
         elif isinstance(node, ArrayNode):
@@ -183,7 +181,7 @@ def _place(
             return inside
     made = grouping.add(Goal("value", node))
     everywhere = inside if source is not None and source.source.free else []
-    return [(made, made.identity()), *everywhere]
+    return [(made, made.goals[0].axes), *everywhere]
 
 
 def _alive(uses: Sequence[Use], grouping: Grouping) -> list[Use]:
@@ -255,7 +253,7 @@ def _first_step(node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping
     """A reduction or scan begins in a group over its input's blocks."""
     if isinstance(node, Reduce | Scan):
         made = grouping.add(Goal("partial" if isinstance(node, Reduce) else "scan", node))
-        uses[node.inputs[0]].append((made, made.identity()))
+        uses[node.inputs[0]].append((made, made.goals[0].axes))
 
 
 def phases(nodes: Sequence[Node]) -> dict[Node, int]:

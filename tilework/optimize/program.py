@@ -130,7 +130,7 @@ class ProgramBuilder:
             if isinstance(node, ArrayNode) and node in self.group.members:
                 self._member(node, self.group.members[node])
         for goal in self.group.goals:
-            self._value(goal.array, self.group.identity())
+            self._value(goal.array, goal.axes)
         needs = [self._goal_needs(goal) for goal in self.group.goals]
         self._layout()
         outputs = tuple(out for need in needs for out in need())
@@ -331,7 +331,7 @@ class ProgramBuilder:
 
     def _goal_needs(self, goal: Goal) -> Callable[[], list[Output]]:
         """Ask for the results that a goal needs; the returned function gives its outputs once all is laid out."""
-        value = self._value(goal.array, self.group.identity())
+        value = self._value(goal.array, goal.axes)
         if goal.kind == "partial" and isinstance(goal.node, Reduce):
             reduction, axes = goal.node.reduction, goal.node.axes
             if reduction.accumulator is not None and not reduction.place:
@@ -369,7 +369,7 @@ class ProgramBuilder:
         work: np.ndarray = sum(self.assembled, np.zeros(1))
         yielded = set()
         for goal in self.group.goals:
-            key = (goal.array, self.group.identity())
+            key = (goal.array, goal.axes)
             if isinstance(goal.node, Reduce) and goal.kind == "partial":
                 out = out + weigh.partial_bytes(goal.node, ndim)
             elif isinstance(goal.node, Scan) and goal.kind == "scan":
@@ -378,7 +378,7 @@ class ProgramBuilder:
                 if goal.node.sink.resident_bytes:
                     yielded.add(key)
             else:
-                out = out + weigh.value_bytes(goal.array, self.group.identity(), ndim)
+                out = out + weigh.value_bytes(goal.array, goal.axes, ndim)
                 yielded.add(key)
         for node, axes in self.leaves:
             if not node.source.free:
@@ -464,13 +464,14 @@ class ProgramBuilder:
         inputs: dict[tuple[int, tuple[int, ...]], int] = {}
         local: dict[Key, int] = {}
         steps: list[TileStep] = []
+        along = [a for a, _ in plan.space]
 
         def local_of(value: _Value) -> int:
             """The segment's own number of a value: a step, or a value made before. Inputs are numbered -1, -2, ..."""
             key = (value.node, value.axes)
             if key in local:
                 return local[key]
-            outer = (self._number(value), tuple(-1 if a is None else a for a in value.axes))
+            outer = (self._number(value), tuple(a if a in along else -1 for a in value.axes))
             return inputs.setdefault(outer, -1 - len(inputs))
 
         for value in plan.members:
