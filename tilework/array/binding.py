@@ -113,11 +113,10 @@ def bind(
     kwargs: Mapping[str, Any],
     out: Labels,
     concatenate: bool,
-    dtype: np.dtype[Any],
     label: str,
 ) -> BoundCall:
     """The call of ``func`` for one block. Collections among the literals become inputs that arrive as a whole."""
-    call = BoundCall(_Converted(func, dtype), concatenate)
+    call = BoundCall(func, concatenate)
     contracts = any(name not in out for _, labels in pairs for name in labels or ())
     boxes = False
 
@@ -154,26 +153,6 @@ def bind(
         contracted = (tuple(name not in out for name in labels or ()) for _, labels in pairs)
         call.func = _Listing(call.func, tuple(contracted))
     return call
-
-
-@dataclass(frozen=True, slots=True)
-class _Converted:
-    """``func`` with its result in the announced dtype, where NumPy loses nothing by that.
-
-    An integer where a float was announced is converted, as NumPy itself does it. A float where an integer was announced
-    is left as it is: the engine refuses it.
-    """
-
-    func: Callable[..., Any]
-    dtype: np.dtype[Any]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.func(*args, **kwargs)
-        if isinstance(result, np.generic | int | float | complex):
-            result = np.asarray(result)
-        if type(result) is np.ndarray and result.dtype != self.dtype and np.can_cast(result.dtype, self.dtype, "safe"):
-            return result.astype(self.dtype)
-        return result
 
 
 class Box:

@@ -34,7 +34,7 @@ def apply_gufunc(
     func: Callable[..., Any],
     signature: str,
     *args: Any,
-    axes: list[Any] | None = None,
+    axes: Sequence[Any] | None = None,
     axis: int | None = None,
     keepdims: bool = False,
     output_dtypes: Any = None,
@@ -198,12 +198,12 @@ def parse_signature(signature: str) -> tuple[list[Core], list[Core], bool]:
 
 
 def _core_axes(
-    axes: list[Any] | None, axis: int | None, keepdims: bool, ins: list[Core], outs: list[Core], where: str
+    axes: Sequence[Any] | None, axis: int | None, keepdims: bool, ins: list[Core], outs: list[Core], where: str
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """For each input and output the axes of its core dimensions (after keepdims, of what they leave)."""
     if axes is not None and axis is not None:
         raise PlanError(f"{where}: give axis or axes, not both")
-    if axes is not None and not isinstance(axes, list):
+    if axes is not None and not isinstance(axes, list | tuple):
         raise PlanError(f"{where}: axes={axes!r} must be a list with a tuple for each input and output")
     with_core = [core for core in ins if core]
     if keepdims:
@@ -326,7 +326,7 @@ def _outputs(
     """A node for each output, loop dimensions first."""
     if len(outs) == 1:
         ((core, (dtype, shape)),) = outs
-        call = bind(partial(_only, func) if several else func, pairs, kwargs, (*loops, *core), True, dtype, label)
+        call = bind(partial(_only, func) if several else func, pairs, kwargs, (*loops, *core), True, label)
         new: dict[Hashable, Any] = {
             d: n for d, n in zip(core, shape, strict=True) if not any(d in names for _, names in pairs)
         }
@@ -336,7 +336,7 @@ def _outputs(
             f"{label}: core dimensions of several outputs must have known lengths; call compute_chunk_sizes() first"
         )
     record = np.dtype([(f"f{k}", dtype, shape) for k, (_, (dtype, shape)) in enumerate(outs)])
-    call = bind(_Records(func, record), pairs, kwargs, loops, True, record, label)
+    call = bind(_Records(func, record), pairs, kwargs, loops, True, label)
     records = build.blockwise(call.function(), loops, call.inputs, record, label=label)
     nodes: list[ArrayNode] = []
     for k, (_, (dtype, shape)) in enumerate(outs):
@@ -376,7 +376,7 @@ class _Records:
         out = np.empty(loops, self.record)
         for k, (name, block) in enumerate(zip(names, blocks, strict=True)):
             part = out[name]
-            if block.shape != part.shape or not np.can_cast(block.dtype, part.dtype, "safe"):
+            if (block.shape, block.dtype) != (part.shape, part.dtype):
                 raise BlockResultError(
                     f"output {k} of the function has shape {block.shape} and dtype {block.dtype}; "
                     f"announced are {part.shape} and {part.dtype}"

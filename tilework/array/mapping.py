@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework.array.binding import InputPlace, Labels, Placed, bind, box, has_parameter, infer, name_of, stand_ins
+from tilework.array.binding import InputPlace, Placed, bind, box, has_parameter, infer, name_of, stand_ins
 from tilework.array.core import Array
 from tilework.array.creation import asarray
 from tilework.base import config
@@ -27,7 +27,7 @@ from tilework.plan.reductions import Reduction
 
 def blockwise(
     func: Callable[..., Any],
-    out_ind: Labels,
+    out_ind: Iterable[Hashable],
     *args: Any,
     name: str | None = None,
     token: str | None = None,
@@ -90,7 +90,8 @@ def blockwise(
     """
     if len(args) % 2:
         raise PlanError(f"blockwise: {len(args)} arguments after out_ind; give arrays and their indices in turn")
-    repeated = [label for label in out_ind if list(out_ind).count(label) > 1]
+    out_ind = tuple(out_ind)
+    repeated = [label for label in out_ind if out_ind.count(label) > 1]
     if repeated:
         raise PlanError(f"blockwise: the output index {out_ind!r} repeats {repeated[0]!r}")
     pairs = [
@@ -106,7 +107,7 @@ def blockwise(
         trial = partial(stand_ins, pairs, out_ind, bool(concatenate))
         dtype = np.asarray(infer(func, trial, kwargs, f"blockwise({label})")).dtype
     dtype = _dtype(dtype, meta)
-    call = bind(func, pairs, kwargs, out_ind, bool(concatenate), dtype, label)
+    call = bind(func, pairs, kwargs, out_ind, bool(concatenate), label)
     node = build.blockwise(
         call.function(), out_ind, call.inputs, dtype,
         new_axes=new_axes, adjust_chunks=adjust_chunks, align=align_arrays, label=label,
@@ -206,7 +207,7 @@ def map_blocks(
         trial = partial(stand_ins, pairs, out, True)
         dtype = np.asarray(infer(func, trial, kwargs, f"map_blocks({label})")).dtype
     dtype = _dtype(dtype, meta)
-    call = bind(func, pairs, kwargs, out, True, dtype, label)
+    call = bind(func, pairs, kwargs, out, True, label)
     adjust = None if chunks is None else dict(zip(out, chunks, strict=True))
 
     def node_for(function: BlockFunction) -> ArrayNode:
@@ -230,7 +231,7 @@ def map_blocks(
 def reduction(
     x: Any,
     chunk: Callable[..., Any],
-    aggregate: Callable[..., Any],
+    aggregate: Callable[..., Any] | None = None,
     axis: int | Iterable[int] | None = None,
     keepdims: bool = False,
     dtype: Any = None,
@@ -250,7 +251,8 @@ def reduction(
     chunk
         ``chunk(block, axis=axes, keepdims=True)`` reduces one block; ``axes`` is a tuple.
     aggregate
-        ``aggregate(partial, axis=axes, keepdims=keepdims)`` makes the result of what is left at the end.
+        ``aggregate(partial, axis=axes, keepdims=keepdims)`` makes the result of what is left at the end. Default:
+        ``combine``, or else ``chunk``.
     axis
         Axes to reduce; all by default.
     keepdims
@@ -288,6 +290,7 @@ def reduction(
         raise DTypeError("reduction: the type of the result is not known; pass dtype=")
     dtype = _dtype(dtype, meta)
     axes = build.normalize_axis(tuple(axis) if isinstance(axis, Iterable) else axis, x.ndim)
+    aggregate = aggregate or combine or chunk
     chunk, aggregate = (partial(f, dtype=dtype) if has_parameter(f, "dtype") else f for f in (chunk, aggregate))
     final = _Final(aggregate, axes, keepdims, concatenate)
     join: Callable[..., Any]

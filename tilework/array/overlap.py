@@ -156,6 +156,8 @@ def sliding_window_view(
     window_shape: int | Sequence[int],
     axis: int | Sequence[int] | None = None,
     automatic_rechunk: bool = True,
+    subok: bool = False,
+    writeable: bool = False,
 ) -> Array:
     """Windows that slide over the array, as in :func:`numpy.lib.stride_tricks.sliding_window_view`.
 
@@ -169,6 +171,8 @@ def sliding_window_view(
         Axes along which the window slides; all by default.
     automatic_rechunk
         Without effect: a window may reach over several blocks.
+    subok, writeable
+        Without effect; for programs written for NumPy.
 
     Examples
     --------

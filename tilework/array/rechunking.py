@@ -62,7 +62,7 @@ def rechunk(
     return Array(build.rechunk(x.node, blocks.rechunk_target(chunks, x.chunks, x.dtype, limit, balance)))
 
 
-def unify_chunks(*args: Any, warn: bool = True) -> tuple[dict[Hashable, AxisChunks], list[Any]]:
+def unify_chunks(*args: Any, warn: bool = True) -> tuple[dict[Any, AxisChunks], list[Any]]:
     """Rechunk arrays so that they have the same chunks along axes of the same name.
 
     Parameters

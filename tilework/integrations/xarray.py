@@ -8,6 +8,7 @@ xarray objects. Nothing here needs Dask, and nothing is changed for arrays of ot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,8 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
         **kwargs: Any,
     ) -> Any:
         """A function with core dimensions, applied block by block."""
+        if output_dtypes is not None and not vectorize:
+            func = _AsAnnounced(func, tuple(map(np.dtype, output_dtypes)))
         return ta.apply_gufunc(
             func, signature, *args, axes=axes, axis=axis, keepdims=keepdims, output_dtypes=output_dtypes,
             output_sizes=output_sizes, vectorize=vectorize, allow_rechunk=allow_rechunk, meta=meta, **kwargs,
@@ -131,9 +134,7 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
         **kwargs: Any,
     ) -> Any:
         """A function applied to every block."""
-        return ta.map_blocks(
-            func, *args, dtype=dtype, chunks=chunks, drop_axis=drop_axis, new_axis=new_axis, **kwargs
-        )
+        return ta.map_blocks(func, *args, dtype=dtype, chunks=chunks, drop_axis=drop_axis, new_axis=new_axis, **kwargs)
 
     def blockwise(
         self,
@@ -167,6 +168,28 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
     def get_auto_chunk_size(self) -> int:
         """Bytes that an automatically chosen block may have."""
         return config.get().chunk_size
+
+
+@dataclass(frozen=True, slots=True)
+class _AsAnnounced:
+    """``func`` with its results in the dtypes that were announced, if they are of the same kind.
+
+    xarray announces what goes in (float32) even where more comes out (interp returns float64).
+    """
+
+    func: Callable[..., Any]
+    dtypes: tuple[np.dtype[Any], ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        results = self.func(*args, **kwargs)
+        if isinstance(results, tuple):
+            return tuple(map(_converted, results, self.dtypes))
+        return _converted(results, self.dtypes[0])
+
+
+def _converted(block: Any, dtype: np.dtype[Any]) -> Any:
+    same = not isinstance(block, np.ndarray | np.generic) or block.dtype == dtype
+    return block if same or not np.can_cast(block.dtype, dtype, "same_kind") else block.astype(dtype)
 
 
 def _no_auto_on_empty(chunks: Any, shape: Sequence[int]) -> Any:
