@@ -26,9 +26,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ProgressBar": "tilework.diagnostics.progress",
-    "array": "tilework.array",
     "compute": "tilework.session",
-    "config": "tilework.base.config",
     "delayed": "tilework.delayed",
     "explain": "tilework.session",
     "is_tilework_collection": "tilework.session",
@@ -36,21 +34,25 @@ _HOME = {
     "persist": "tilework.session",
     "visualize": "tilework.session",
 }
-"""Where each public name lives. A name that is a module stands for the module itself."""
+"""The module in which each public name lives."""
+
+_MODULES = {"array": "tilework.array", "config": "tilework.base.config"}
+"""Public names that are modules."""
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'tilework' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
-    module = import_module(home)
-    value = module if home.rpartition(".")[2] == name and not hasattr(module, name) else getattr(module, name)
+    if name in _MODULES:
+        value: Any = import_module(_MODULES[name])
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'tilework' has no attribute {name!r}; it has {', '.join(__all__)}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})
 
 
 class _Facade(ModuleType):
