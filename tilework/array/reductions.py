@@ -6,6 +6,8 @@ from axis to int; more means fewer tasks that each hold more.
 
 from __future__ import annotations
 
+import builtins
+
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -40,7 +42,7 @@ def _reduce(
     a = asarray(a)
     axes = build.normalize_axis(axis, a.ndim)
     reduction = make(a.dtype)
-    if not identity and any(a.shape[k] == 0 for k in axes):
+    if not identity and builtins.any(a.shape[k] == 0 for k in axes):
         raise PlanError(f"zero-size array to reduction operation {reduction.name} which has no identity")
     if axes:
         node: ArrayNode = build.reduce(
@@ -120,7 +122,7 @@ def _extreme(
         return _reduce(a, make, axis, keepdims, split_every, out, identity=False)
     a = _masked(a, where, initial)
     axes = build.normalize_axis(axis, a.ndim)
-    if any(a.shape[k] == 0 for k in axes):
+    if builtins.any(a.shape[k] == 0 for k in axes):
         shape = [1 if k in axes else n for k, n in enumerate(a.shape) if keepdims or k not in axes]
         return _finished(full(shape, initial, a.dtype), out, name)
     return _finished(ufunc(_reduce(a, make, axis, keepdims, split_every), initial), out, name)
@@ -427,18 +429,19 @@ def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = 
     if a.ndim == 0:
         raise PlanError("diff requires input that is at least one dimensional")
     axis = normalize_axis_index(axis, a.ndim)
-    ends = [
-        None
-        if end is None
-        else broadcast_to(asarray(end), (*a.shape[:axis], 1, *a.shape[axis + 1 :]))
-        if np.ndim(end) == 0
-        else end
-        for end in (prepend, append)
-    ]
-    if ends != [None, None]:
-        a = concatenate([part for part in (ends[0], a, ends[1]) if part is not None], axis)
+    if n == 0:
+        return a
+    ends = [_as_end(end, a, axis) for end in (prepend, append) if end is not None]
+    if ends:
+        a = concatenate([*ends[: prepend is not None], a, *ends[prepend is not None :]], axis)
     subtract = np.not_equal if a.dtype == bool else np.subtract
     for _ in range(n):
         before = (slice(None),) * axis
         a = subtract(getitem(a, (*before, slice(1, None))), getitem(a, (*before, slice(None, -1))))
     return a
+
+
+def _as_end(end: Any, a: Array, axis: int) -> Array:
+    """What to join on along an axis: an array as it is, a number as a slice of length one."""
+    end = asarray(end)
+    return end if end.ndim else broadcast_to(end, (*a.shape[:axis], 1, *a.shape[axis + 1 :]))

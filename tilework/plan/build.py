@@ -249,7 +249,7 @@ def reduce(
         every = tuple(int(split_every.get(a, 2)) for a in axes)
     else:
         total = 16 if split_every is None else int(split_every)
-        every = (max(2, round(total ** (1 / max(1, len(axes))))),) * len(axes)
+        every = (max(min(2, total), round(total ** (1 / max(1, len(axes))))),) * len(axes)
     if any(n < 2 for n in every):
         raise PlanError(f"{reduction.name}: split_every={split_every!r} must be at least 2")
     sizes = out_sizes or {}
