@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,14 +98,9 @@ def _read(path: Path) -> str:
 def free_space(directory: str | os.PathLike[str]) -> int | None:
     """Free bytes on the file system of a directory, or None if it does not exist."""
     try:
-        return shutil.disk_usage(directory).free
+        return int(psutil.disk_usage(os.fspath(directory)).free)
     except OSError:
         return None
-
-
-def temporary_directory() -> str:
-    """Where temporary files go."""
-    return tempfile.gettempdir()
 
 
 class MemoryMeter:

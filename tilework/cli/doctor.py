@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import numpy as np
 import psutil
@@ -61,7 +61,7 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "budget", f"{format_bytes(config.resolve_memory(settings))} for blocks, scratch space and results"
     yield from _limits()
     for name, directory in (
-        ("temporary", settings.spill_directory or machine.temporary_directory()),
+        ("temporary", settings.spill_directory or gettempdir()),
         ("shared memory", "/dev/shm"),
     ):
         free = machine.free_space(directory)
