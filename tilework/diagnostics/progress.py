@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import warnings
 from typing import Any, TextIO
 
 from tilework.base.errors import UnsupportedError
@@ -61,7 +62,9 @@ class ProgressBar(Observer):
 
 def _load_bar_class() -> type[Any]:
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it complains about notebooks without widgets, and draws text there
+            from tqdm.auto import tqdm
     except ImportError as error:
         raise UnsupportedError(
             "the progress bar is drawn by tqdm, which is not installed; pip install 'tilework[progress]'"
