@@ -58,7 +58,7 @@ def parse_bytes(value: str | SupportsFloat, name: str = "size") -> int:
             raise ConfigError(f"{name}={value!r} is not a byte size; {remedy}")
         digits = match[1]
         number = (int(digits) if digits.replace("_", "").isdigit() else float(digits)) * _UNITS[match[2].lower()]
-    elif isinstance(value, Real) and type(value) is not bool:
+    elif not isinstance(value, bool) and isinstance(value, Real):
         number = int(value) if isinstance(value, Integral) else float(value)
     else:
         raise ConfigError(f"{name}={value!r} is not a byte size; {remedy}")
