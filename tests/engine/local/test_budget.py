@@ -15,7 +15,7 @@ MiB = 2**20
 
 
 def draw_graph(data: Any, dags: Any, graph_of: Any) -> Any:
-    dag = data.draw(dags(30), label="dag")
+    dag = data.draw(dags(16), label="dag")
     n = len(dag.deps)
     sizes = st.lists(st.integers(0, 100), min_size=n, max_size=n)
     out, work = data.draw(sizes, label="out"), data.draw(sizes, label="work")

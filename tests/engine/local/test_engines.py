@@ -13,7 +13,9 @@ import threading
 import traceback
 import tracemalloc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -319,6 +321,17 @@ def test_spilling_to_a_place_that_is_not_there(engine: Any, graph_of: Any, call:
         engine.run(graph, options(2, 20_000, spill_directory="/not/there"))
 
 
+def test_a_disk_that_does_not_give_back(engine: Any, graph_of: Any, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    deps = [[]] * 6 + [[i] for i in range(6)]
+    graph = graph_of(deps, [call(np.ones, 1000)] * 6 + [call(np.sum, S[0])] * 6, range(6, 12))
+    with pytest.raises(StorageError, match=r"cannot read a spilled block .*Input/output error"):
+        engine.run(graph, options(2, 20_000))
+
+
 FULL_DISK = """
 import resource, sys
 import numpy as np
@@ -350,6 +363,47 @@ def test_a_full_disk_while_spilling(engine: Any, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def hasty_switching() -> Iterator[None]:
+    """Threads hand over the interpreter lock as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_workers_do_not_get_into_each_others_way(graph_of: Any, call: Any, hasty_switching: None, seed: int) -> None:
+    """Some hundred tasks of all kinds: quick and slow, small and large, failing once, with and without spilling."""
+    random = Random(seed)
+    n = 300
+    deps = [random.sample(range(t), min(t, random.choice([0, 1, 2, 3]))) for t in range(n)]
+    weights = [random.choice([0, 1, 5, 20]) for _ in range(n)]
+    spins = [random.choice([0] * 9 + [3000]) for _ in range(n)]
+    fail = set(random.sample(range(n), 5))
+    expected: list[np.ndarray] = []
+    for t in range(n):
+        expected.append(block_of(t, weights[t], *[expected[d] for d in deps[t]]))
+
+    def task(t: int, *inputs: np.ndarray) -> np.ndarray:
+        if t in fail:
+            fail.discard(t)
+            raise Mine(t, text="once")
+        sum(range(spins[t]))
+        return block_of(t, weights[t], *inputs)
+
+    outputs = random.sample(range(n), 3)
+    calls = [call(task, t, *S[: len(deps[t])]) for t in range(n)]
+    out = [1024 * w + 8 for w in weights] if seed % 2 else None
+    budget = (100_000, 200_000, 10**9)[seed % 3]
+    events: list[Any] = []
+    results = ThreadsEngine().run(graph_of(deps, calls, outputs, out=out), options(4, budget, retries=1), events.append)
+    for t, value in zip(outputs, results, strict=True):
+        np.testing.assert_array_equal(value, expected[t])
+    assert sorted(t for e in events if isinstance(e, BatchFinished) for t in e.tasks) == list(range(n))
+    assert (events[-1].spilled_total > 0) == (budget < 10**9)
 
 
 def test_workers_have_the_callers_context(engine: Any, graph_of: Any, call: Any) -> None:

@@ -11,9 +11,9 @@ from tilework.engine.kernels import Context, run_stage
 from tilework.engine.local.sizeof import sizeof
 from tilework.engine.taskgraph import TaskGraph
 from tilework.plan.ops import Call, Slot
-from tilework.plan.stages import Calls, ExplicitMap, GridMap, LinearMap, StageInput
+from tilework.plan.stages import Assembled, Calls, ExplicitMap, LinearMap, Program, Stage, StageInput, TileSegment
 
-# How many blocks of an input the task with this index and number in its stage needs.
+# How many blocks of an input are needed for the block with this index in the stage's grid, and this flat number.
 _Count: TypeAlias = Callable[[tuple[int, ...], int], int]
 
 
@@ -36,7 +36,7 @@ class Executor:
         self._graph, self._stage_of, self._values, self._context = graph, stage_of, values, context
         self._offsets: list[int] = graph.offsets.tolist()
         self._indptr, self._deps = graph.indptr.data, graph.deps.data
-        self._inputs: dict[int, list[tuple[_Count, int | None]]] = {}  # by stage
+        self._counts: dict[int, list[_Count]] = {}  # by stage: for each of its inputs
 
     def run(self, todo: deque[int], sizes: list[int], allowance: int) -> BaseException | None:
         """Run tasks from the left of ``todo``; append the size of each block to ``sizes``.
@@ -45,7 +45,7 @@ class Executor:
         it is the one after the ``len(sizes)`` that succeeded. Another thread may take tasks from the right at any time.
         """
         take, add, values, indptr, deps = todo.popleft, sizes.append, self._values, self._indptr, self._deps
-        first = stop = stage = 0
+        first = stop = 0
         calls: list[Call] | None = None
         while allowance >= 0:
             try:
@@ -56,10 +56,10 @@ class Executor:
                 stage = self._stage_of[task]
                 first, stop = self._offsets[stage], self._offsets[stage + 1]
                 work = self._graph.stages[stage].work
-                calls = work.calls if isinstance(work, Calls) else None
+                calls = work.calls if isinstance(work, Calls) else None  # all of them: the graph leaves out none
             try:
                 if calls is None:
-                    value = self._program(stage, task, task - first)
+                    value = self._program(task)
                 else:
                     call = calls[task - first]
                     if not call.inputs:
@@ -79,34 +79,44 @@ class Executor:
             add(size)
         return None
 
-    def _program(self, stage: int, task: int, number: int) -> Any:
+    def _program(self, task: int) -> Any:
+        number, stage, block = self._graph.locate(task)
         index = self._graph.index(task)
-        return run_stage(self._graph.stages[stage], index, self._gather(stage, task, number, index), self._context)
+        return run_stage(stage, index, self._gather(task, number, stage, block, index), self._context)
 
-    def _gather(self, stage: int, task: int, number: int, index: tuple[int, ...]) -> list[list[Any]]:
-        """The blocks of each input of the stage, in the order of the graph's ``deps``."""
-        counts = self._inputs.get(stage)
+    def _gather(self, task: int, number: int, stage: Stage, block: int, index: tuple[int, ...]) -> list[list[Any]]:
+        """The blocks of each input of the stage: the graph's ``deps``, cut where one input ends and the next begins."""
+        counts = self._counts.get(number)
         if counts is None:
-            self._inputs[stage] = counts = [_counter(input_) for input_ in self._graph.stages[stage].inputs]
+            self._counts[number] = counts = [_counter(input_) for input_ in stage.inputs]
         blocks = []
         start = self._indptr[task]
-        for count, pick in counts:
-            stop = start + count(index, number)
-            values = [self._values[block] for block in self._deps[start:stop].tolist()]
-            blocks.append(values if pick is None else [value[pick] for value in values])
+        for count, input_ in zip(counts, stage.inputs, strict=True):
+            stop = start + count(index, block)
+            values = [self._values[needed] for needed in self._deps[start:stop].tolist()]
+            blocks.append(values if input_.pick is None else [value[input_.pick] for value in values])
             start = stop
         return blocks
 
 
-def _counter(input_: StageInput) -> tuple[_Count, int | None]:
+def takes_buffers(stage: Stage) -> bool:
+    """Whether the blocks of a stage come from the buffer pool, so that idle buffers may fill what they reserve."""
+    if not isinstance(stage.work, Program):
+        return False
+    pooled = [isinstance(operand, Assembled) for operand in stage.work.operands]
+    for segment in stage.work.segments:
+        pooled += [True] * len(segment.results) if isinstance(segment, TileSegment) else [False]
+    return any(pooled[output.value] for output in stage.work.outputs if output.sink is None)
+
+
+def _counter(input_: StageInput) -> _Count:
     blocks = input_.blocks
     if isinstance(blocks, LinearMap):
-        return lambda index, number: 1, input_.pick
+        return lambda index, block: 1
     if isinstance(blocks, ExplicitMap):
         indptr = blocks.indptr.data
-        return lambda index, number: indptr[number + 1] - indptr[number], input_.pick
-    assert isinstance(blocks, GridMap)
-    return lambda index, number: prod(blocks.counts(index)), input_.pick
+        return lambda index, block: indptr[block + 1] - indptr[block]
+    return lambda index, block: prod(blocks.counts(index))
 
 
 def _fill(template: Any, inputs: list[Any]) -> Any:

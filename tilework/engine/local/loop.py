@@ -25,7 +25,7 @@ from typing import Any, Self
 from tilework.engine.events import BatchFinished, Listener, RunEvent, RunFinished, RunStarted, TaskRetried
 from tilework.engine.kernels import BufferPool, Context
 from tilework.engine.local.budget import describe, refuse
-from tilework.engine.local.execute import Executor
+from tilework.engine.local.execute import Executor, takes_buffers
 from tilework.engine.local.spill import SpillFile
 from tilework.engine.local.state import WAIT, Instruction, Run, Scheduler, Spill, Stop
 from tilework.engine.protocol import RunOptions
@@ -58,6 +58,7 @@ class LocalRun:
         self._values: dict[int, Any] = {}
         self._spill = SpillFile(options.spill_directory)
         self._pool = BufferPool(0)
+        self._pooled = [takes_buffers(stage) for stage in graph.stages]
         self._emit(RunStarted(graph, engine, workers, options.budget, monotonic()))
 
     def __enter__(self) -> Self:
@@ -163,12 +164,14 @@ class LocalRun:
                 self._values.pop(block, None)
 
     def _limit_pool(self) -> None:
-        """Let idle buffers fill what running tasks have reserved for their blocks, and what was in use before.
+        """Let idle buffers fill what running tasks have reserved for the blocks they will take from the pool, and what
+        was in use before.
 
         So they add nothing to the peak. Beyond the budget they never go, at the price of reusing less near it.
         """
         s = self._scheduler
-        blocks = sum([run.reserved - run.scratch for run in s.running.values()])
+        runs = [run for run in s.running.values() if run.tasks and self._pooled[s.stage_of[run.tasks[0]]]]
+        blocks = sum([run.reserved - run.scratch for run in runs])
         limit = max(0, min(s.room, s.peak - s.held - s.reserved + blocks))
         self._pool.limit = limit
         if self._pool.idle_bytes > limit:

@@ -145,7 +145,8 @@ Instruction: TypeAlias = Run | Spill | Wait | Stop
 
 BATCH_SECONDS: Final = 1e-3  # a batch costs ~10 microseconds of bookkeeping and hand-over: one percent
 BATCH_TASKS: Final = 1000  # also bounds what an event for listeners weighs
-BATCH_SHARE: Final = 64  # a batch beyond its first task reserves at most this fraction of the budget
+BATCH_BYTES: Final = 1 << 20  # what a batch may reserve beyond its first task: more was not predicted ...
+BATCH_SHARE: Final = 64  # ... and at most this fraction of the budget
 LOOKAHEAD: Final = 8  # candidates tried when the first does not fit
 SPILL_SHARE: Final = 32  # spill at least this fraction of the budget at once: finding victims is O(held blocks)
 _BLOCKED: Final = 1 << 62  # the demand of a task that waits for another worker's load: fits nowhere
@@ -195,6 +196,7 @@ class Scheduler:
 
         self._cursor = 0  # every READY task of rank >= _cursor is found by walking on from here ...
         self._passed: list[int] = []  # ... and this heap has the rank of every other READY task, once
+        self._extra = min(BATCH_BYTES, self.limit // BATCH_SHARE)
         self._seconds = [inf] * len(graph.stages)  # what a task of the stage takes; inf: not known yet
 
         self._n = n
@@ -439,6 +441,13 @@ class Scheduler:
                     need += self.sizes[block]
         return need, loads
 
+    def _elsewhere(self, task: int) -> bool:
+        """Whether an input must be loaded first, or is being loaded. Only the first task of a batch may have such."""
+        return any(
+            self.states[block] in (SPILLED, LOADING)
+            for block in self._deps[self._indptr[task] : self._indptr[task + 1]].tolist()
+        )
+
     def _look_ahead(self) -> tuple[int, int, list[int]] | None:
         """One of the next few ready tasks that fits and leaves no more behind than it frees."""
         room = self.room
@@ -469,7 +478,7 @@ class Scheduler:
         self.running[worker] = run
         self.reserved += run.reserved
         self.peak = max(self.peak, self.held + self.reserved)
-        run.allowance = run.reserved + self.limit // BATCH_SHARE
+        run.allowance = run.reserved + self._extra
         return run
 
     def _fill(self, run: Run) -> None:
@@ -483,7 +492,7 @@ class Scheduler:
         near: list[int] = []  # heap: ranks of WAITING tasks whose last inputs are in this batch
         inputs: dict[int, int] = {}  # inputs in this batch, of tasks that need more than those
         task, scratch, total = run.tasks[0], run.scratch, run.reserved
-        most = min(self.room, total + self.limit // BATCH_SHARE)
+        most = min(self.room, total + self._extra)
         seconds = BATCH_SECONDS - costs[stage_of[task]]
         tasks = run.tasks
         while seconds > 0 and len(tasks) < BATCH_TASKS:
@@ -515,7 +524,7 @@ class Scheduler:
             if needs > scratch:
                 total += needs - scratch
                 scratch = needs
-            if seconds < 0 or total > most or (self.on_disk and self._demand(task)[1]):
+            if seconds < 0 or total > most or (self.on_disk and self._elsewhere(task)):
                 break
             if walk:
                 cursor += 1
