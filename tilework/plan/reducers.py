@@ -40,7 +40,7 @@ from tilework.plan.reductions import Reduction
 def _result(function: Callable[..., Any], source: DTypeLike, **options: Any) -> np.dtype[Any]:
     """The dtype of NumPy's answer, from NumPy. Raises DTypeError where it has none."""
     try:
-        return np.asarray(function(np.zeros(1, source), **options)).dtype
+        return function(np.zeros((1, 1), source), axis=0, **options).dtype
     except TypeError as error:
         raise DTypeError(f"{function.__name__} is not possible for dtype {np.dtype(source)}: {error}") from None
 

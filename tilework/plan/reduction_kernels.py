@@ -143,7 +143,9 @@ class TreeAccumulator:
 _PENDING_CELLS = 1 << 18  # partials that wait to be joined may have this many elements, or twice those that are done
 
 
-def _reduce(ufunc: np.ufunc, x: np.ndarray, axis: Axes, dtype: Any = None) -> np.ndarray:
+def _reduce(ufunc: np.ufunc, x: np.ndarray, axis: Axes, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+    if dtype is not None and dtype.kind not in "biufcO":
+        dtype = None  # NumPy takes no units or lengths here
     return np.asarray(ufunc.reduce(x, axis=axis, dtype=dtype, keepdims=True))
 
 
@@ -248,14 +250,12 @@ class Extreme(Kernel):
     spans: ClassVar[tuple[bool, ...]] = (True, False)
 
     def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
-        return self.combine((x, _ones(x.ndim, _nothing(x.shape, axis))), axis)
+        return self.combine((x, _none_to_take(x, axis)), axis)
 
     def combine(self, parts: Parts, axis: Axes) -> Parts:
         value, nothing = parts
-        nothing = np.logical_and.reduce(nothing, axis=axis, keepdims=True)
-        if _nothing(value.shape, axis):
-            return value[tuple(slice(0, 1) if a in axis else slice(None) for a in range(value.ndim))], nothing
-        return _reduce(self.ufunc, value, axis), np.asarray(nothing)
+        extreme = _reduce(self.ufunc, value, axis) if value.size else _first(value, axis)
+        return extreme, _all(nothing, axis)
 
     def finalize(self, parts: Parts) -> np.ndarray:
         value, nothing = parts
@@ -266,9 +266,18 @@ class Extreme(Kernel):
         return value
 
 
-def _nothing(shape: tuple[int, ...], axis: Axes) -> bool:
-    """Whether results would have to come from no elements."""
-    return any(shape[a] == 0 for a in axis) and all(n for a, n in enumerate(shape) if a not in axis)
+def _none_to_take(x: np.ndarray, axis: Axes) -> np.ndarray:
+    """Whether there is nothing along the reduced axes. NumPy minds that even where there is no answer to give."""
+    return _ones(x.ndim, any(x.shape[a] == 0 for a in axis))
+
+
+def _first(x: np.ndarray, axis: Axes) -> np.ndarray:
+    """The partial of what has no elements: reduced axes keep their length if it is zero."""
+    return x[tuple(slice(0, 1) if a in axis else slice(None) for a in range(x.ndim))]
+
+
+def _all(flags: np.ndarray, axis: Axes) -> np.ndarray:
+    return _reduce(np.logical_and, flags, axis)
 
 
 @dataclass(frozen=True)
@@ -339,13 +348,15 @@ class Moments(Kernel):
         count = n - missing
         mean = _over(_reduce(np.add, filled, axis, self.dtype), count)
         deviation = self._deviation(x, mean, scratch, owned)
-        if has_nan:
-            deviation = _without_nan(deviation, 0, scratch, True)
-        return mean, _sum_of_squares(deviation, axis), count
+        if not has_nan:
+            return mean, _sum_of_squares(deviation, axis), count
+        deviation = _without_nan(deviation, 0, scratch, True)
+        # Where there are infinities, not all NaNs among the deviations were missing values.
+        return mean, _sum_of_squares(deviation, axis) + (mean - mean).real, count
 
     def _deviation(self, x: np.ndarray, mean: np.ndarray, scratch: Scratch, owned: bool) -> np.ndarray:
-        owned = owned and x.dtype == self.dtype
-        out = x if owned else scratch.empty("deviation", x.shape, self.dtype)
+        dtype = np.result_type(x, mean)
+        out = x if owned and x.dtype == dtype else scratch.empty("deviation", x.shape, dtype)
         np.subtract(x, mean, out=out)
         return out
 
@@ -424,20 +435,20 @@ class Arg:
     skipna: bool = False
 
     def partial(self, block: np.ndarray, axis: Axes, block_place: BlockPlace) -> Parts:
-        if _nothing(block.shape, axis):
-            empty = block[tuple(slice(0, 1) if a in axis else slice(None) for a in range(block.ndim))]
-            return empty, np.empty(empty.shape, np.int64), _ones(block.ndim, True)
-        some = _ones(block.ndim, False)
+        nothing = _none_to_take(block, axis)
+        if block.size == 0:
+            value = _first(block, axis)
+            return value, np.empty(value.shape, np.int64), nothing
         if len(axis) == block.ndim:
             flat = int(self._find(block, None))
             inside = np.unravel_index(flat, block.shape)
             there = [block_place.offset(a) + int(k) for a, k in enumerate(inside)]
             shape = tuple(chunks.total for chunks in block_place.domain)
             whole = np.ravel_multi_index(there, shape) if shape else 0
-            return block[inside].reshape((1,) * block.ndim), _ones(block.ndim, whole, np.int64), some
+            return block[inside].reshape((1,) * block.ndim), _ones(block.ndim, whole, np.int64), nothing
         (along,) = axis
         place = np.expand_dims(self._along(block, along), along)
-        return np.take_along_axis(block, place, along), place + block_place.offset(along), some
+        return np.take_along_axis(block, place, along), place + block_place.offset(along), nothing
 
     def _find(self, x: np.ndarray, axis: int | None) -> Any:
         """``find``; with ``skipna`` NaN is replaced by what is least extreme."""
@@ -458,14 +469,12 @@ class Arg:
 
     def combine(self, parts: Parts, axis: Axes) -> Parts:
         value, place, nothing = parts
-        nothing = np.asarray(np.logical_and.reduce(nothing, axis=axis, keepdims=True))
-        if _nothing(value.shape, axis):
-            first = tuple(slice(0, 1) if a in axis else slice(None) for a in range(value.ndim))
-            return value[first], place[first], nothing
+        if value.size == 0:
+            return _first(value, axis), _first(place, axis), _all(nothing, axis)
         best = _reduce(self.ufunc, value, axis)
         is_best = (value == best) | ((value != value) & (best != best))
         place = np.where(is_best, place, np.iinfo(np.int64).max)
-        return best, _reduce(np.minimum, place, axis), nothing
+        return best, _reduce(np.minimum, place, axis), _all(nothing, axis)
 
     def finalize(self, parts: Parts) -> np.ndarray:
         value, place, nothing = parts

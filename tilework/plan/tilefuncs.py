@@ -38,7 +38,7 @@ def _random(mask: np.ndarray) -> bool:
     if mask.size < 1024 or not mask.flags.c_contiguous:
         return False
     flat = mask.reshape(-1)
-    return np.count_nonzero(flat[1:] != flat[:-1]) * _FLIPS > flat.size
+    return bool(np.count_nonzero(flat[1:] != flat[:-1]) * _FLIPS > flat.size)
 
 
 def _select(mask: np.ndarray, x: Any, y: Any, out: np.ndarray) -> np.ndarray:
