@@ -118,7 +118,7 @@ def _try_zarr() -> None:
     import tilework.array as ta
 
     with TemporaryDirectory() as directory:
-        ta.arange(4, chunks=2).to_zarr(directory + "/x.zarr")
+        ta.to_zarr(ta.arange(4, chunks=2), directory + "/x.zarr")
         _expect(ta.from_zarr(directory + "/x.zarr").sum().compute(), 6)
 
 
