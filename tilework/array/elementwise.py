@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework.plan import build
+from tilework.plan import build, tilefuncs
 from tilework.plan.ops import ArrayNode
 
 
@@ -68,13 +68,7 @@ class Cast:
         return np.asarray(x).astype(self.dtype) if out is None else _deliver(x, out)
 
 
-def pick(condition: Any, x: Any, y: Any, *, out: np.ndarray | None = None) -> Any:
-    """``numpy.where`` with three arguments."""
-    if out is None:
-        return np.where(condition, x, y)
-    np.copyto(out, y, casting="unsafe")
-    np.copyto(out, x, casting="unsafe", where=np.asarray(condition, bool))
-    return out
+pick = tilefuncs.where
 
 
 def cast(node: ArrayNode, dtype: Any) -> ArrayNode:
