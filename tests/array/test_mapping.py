@@ -342,3 +342,20 @@ def test_reduction_by_one_function(grid):
 def test_reduction_needs_a_dtype():
     with pytest.raises(DTypeError, match="pass dtype="):
         ta.reduction(ta.ones(4), np.sum, np.sum)
+
+
+def test_unknown_chunk_sizes():
+    x = ta.from_array(np.arange(20), chunks=6)
+    y = x[x % 3 == 0]
+    np.testing.assert_array_equal(y.map_blocks(np.negative).compute(), -np.arange(0, 20, 3))
+    np.testing.assert_array_equal(ta.map_blocks(np.add, y, y, dtype=int).compute(), np.arange(0, 20, 3) * 2)
+    np.testing.assert_array_equal(ta.blockwise(np.add, "i", y, "i", y * 2, "i").compute(), np.arange(0, 20, 3) * 3)
+    assert ta.reduction(y, np.sum, dtype=int).compute() == 63
+    places = ta.map_blocks(lambda b, block_info=None: np.full(1, block_info[0]["array-location"][0][0]), y,
+                           chunks=(1,), dtype=float)  # fmt: skip
+    assert np.isnan(places.compute()).all()
+    rows = ta.from_array(np.arange(20).reshape(5, 4), chunks=(2, 4))
+    some = rows[ta.from_array(np.arange(5) % 2 == 0, chunks=2)]
+    np.testing.assert_array_equal(
+        ta.apply_gufunc(lambda a: a[..., ::-1], "(i)->(i)", some).compute(), np.arange(20).reshape(5, 4)[::2, ::-1]
+    )

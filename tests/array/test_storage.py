@@ -199,6 +199,7 @@ def test_store_later(grid, lazy):
     np.testing.assert_array_equal(array, grid)
     session.compute(both)
     np.testing.assert_array_equal(other, grid * 2)
+    assert one.persist().compute() is None
     with pytest.raises(UnsupportedError, match="needs compute=True"):
         ta.store(lazy, array, compute=False, return_stored=True)
 
