@@ -146,3 +146,9 @@ def test_refusals():
         ta.map_overlap(np.sqrt, np.ones(3), depth=1)
     with pytest.raises(PlanError, match="longer than the array"):
         ta.overlap.sliding_window_view(x, (5, 1))
+
+
+def test_numpys_own_function_finds_lazy_arrays():
+    view = np.lib.stride_tricks.sliding_window_view(ta.arange(5, chunks=2), 3)
+    assert isinstance(view, ta.Array)
+    np.testing.assert_array_equal(view.compute()[:, 0], [0, 1, 2])
