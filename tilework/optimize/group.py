@@ -92,7 +92,8 @@ class Group:
 class Grouping:
     """The groups of a plan, made by :func:`group`."""
 
-    def __init__(self) -> None:
+    def __init__(self, phase: dict[Node, int]) -> None:
+        self.phase = phase  # as :func:`phases` gives it
         self.home: dict[Goal, Group] = {}  # every goal → the one group that makes it
 
     @property
@@ -139,7 +140,7 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
         A source that several groups need, and that is dear to read, is kept in memory for them if it weighs no more
         than this; else each group reads it again.
     """
-    grouping = Grouping()
+    grouping = Grouping(phases(nodes))
     others = [node for node in nodes if not isinstance(node, Call)]
     if not others:
         return grouping
@@ -214,6 +215,8 @@ def _can_join(groups: Sequence[Group], grouping: Grouping) -> bool:
     first = groups[0]
     if any(g.domain != first.domain for g in groups[1:]):
         return False
+    if len({grouping.phase[goal.node] for g in groups for goal in g.goals}) > 1:
+        return False  # calls between the phases would need the one and be needed by the other
     if any(goal.kind in ("value", "scan") for g in groups for goal in g.goals):
         return False  # whole blocks would be held for each other's users
     together = {goal.node for g in groups for goal in g.goals}

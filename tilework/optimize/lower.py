@@ -16,7 +16,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
 from tilework.optimize.blockfuncs import ReduceJoin, ScanOffset
-from tilework.optimize.group import Goal, Group, Grouping, group, phases
+from tilework.optimize.group import Goal, Group, Grouping, group
 from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
 from tilework.plan.blocks import AxisChunks
@@ -68,15 +68,10 @@ class _Lowering:
         self.trees: dict[Node, tuple[int, int | None, tuple[int, ...]]] = {}  # Reduce → last level of partials
         self.chains: dict[Node, tuple[int, int]] = {}  # Scan → first step, offsets
         self.calls: dict[Node, tuple[int, int]] = {}  # Call → stage number, task
-        self.phase: dict[Node, int] = {}
         self.by_phase: dict[int, list[Call]] = {}
-        calls = [node for node in nodes if isinstance(node, Call)]
-        if calls and self.others:
-            self.phase = phases(nodes)
-            for call in calls:
-                self.by_phase.setdefault(self.phase[call], []).append(call)
-        elif calls:
-            self.by_phase[0] = calls
+        for node in nodes:
+            if isinstance(node, Call):
+                self.by_phase.setdefault(grouping.phase[node], []).append(node)
 
     def run(self) -> Lowered:
         """Make every stage."""
@@ -143,7 +138,7 @@ class _Lowering:
             else:  # assembled from finished blocks, even if the group computes the same blocks for itself
                 blocks += m.inputs
         for node in blocks:
-            found[self.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
+            found[self.grouping.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
         return list(found)
 
     # ------------------------------------------------------------ what is made (protocol Made)
