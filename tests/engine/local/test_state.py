@@ -304,34 +304,47 @@ def test_a_cyclic_graph_is_a_bug_not_a_hang(graph_of: Any) -> None:
 
 
 def test_batches_start_at_one_and_grow_to_a_millisecond(graph_of: Any) -> None:
-    s = started(graph_of([[]] * 5000))
+    s = started(graph_of([[]] * 5000), workers=1)
     assert len(finish_next(s, seconds=state.BATCH_SECONDS / 512)) == 1
     assert len(finish_next(s, seconds=state.BATCH_SECONDS)) == pytest.approx(512, abs=1)
     assert len(finish_next(s, seconds=1.0)) == pytest.approx(512, abs=1)
     assert len(finish_next(s)) == 1, "tasks that turn out to be slow go one by one"
 
 
+def test_idle_workers_get_their_share(graph_of: Any) -> None:
+    s = started(graph_of([[]] * 101), workers=4)
+    finish_next(s, seconds=state.BATCH_SECONDS / 16)
+    sizes = []
+    for worker in range(4):
+        run = s.next(worker)
+        assert isinstance(run, Run)
+        sizes.append(len(run.tasks))
+    assert sizes == pytest.approx([4, 16 / 3, 8, 16], abs=1)
+
+
 def test_a_worker_takes_whole_subtrees_in_one_batch(graph_of: Any) -> None:
     # ((0 1) (3 4)) ((7 8) (10 11)) and their sums, numbered depth first
     s = started(
-        graph_of([[], [], [0, 1], [], [], [3, 4], [2, 5], [], [], [7, 8], [], [], [10, 11], [9, 12], [6, 13], []])
+        graph_of(
+            [[], [], [0, 1], [], [], [3, 4], [2, 5], [], [], [7, 8], [], [], [10, 11], [9, 12], [6, 13], *[[]] * 5]
+        )
     )
-    assert finish_next(s, seconds=2e-4) == [0]
+    assert finish_next(s, seconds=0.99e-4) == [0]
     first, second = s.next(0), s.next(1)
     assert isinstance(first, Run)
     assert isinstance(second, Run)
     assert first.tasks == [1, 2, 3, 4, 5]
-    assert second.tasks == [7, 8, 9, 10, 11], "6 waits for the other worker, 7 is the next that does not"
+    assert second.tasks == [7, 8, 9, 10, 11, 12, 13, 15, 16, 17], "6 waits for the other worker"
     validate(s)
     s.finished(0, [0] * 5, 1e-3)
     third = s.next(0)
     assert isinstance(third, Run)
-    assert third.tasks == [6, 15], "what was passed over comes before new leaves; 12 to 14 wait for the other worker"
+    assert third.tasks == [6, 18, 19], "what was passed over comes first; 14 waits for the other worker"
     validate(s)
 
 
 def test_what_a_slow_worker_has_not_started_goes_to_others(graph_of: Any) -> None:
-    s = started(graph_of([[]] * 10, out=[1] * 10))
+    s = started(graph_of([[]] * 10, out=[1] * 10), workers=1)
     finish_next(s, seconds=1e-4)
     run = s.next(0)
     assert isinstance(run, Run)

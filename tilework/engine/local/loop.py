@@ -17,6 +17,7 @@ one that is stuck in a long call may be left behind, and then finds that nobody 
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from threading import Condition, Lock
 from time import monotonic
 from types import TracebackType
@@ -52,8 +53,10 @@ class LocalRun:
         self._listener, self._listener_lock = listener, Lock()
         self._scheduler = Scheduler(graph, options.budget, workers)
         self._changed = Condition()
-        self._idle = 0  # workers that sleep
+        self._idle = 0  # workers that sleep ...
+        self._watching = 0  # ... of which so many wake up by themselves, to take back tasks if a batch takes too long
         self._todo: list[deque[int]] = [deque() for _ in range(workers)]  # by worker: not started yet
+        self._began = [0.0] * workers  # by worker: when it was given its batch
         self._error: BaseException | None = None
         self._values: dict[int, Any] = {}
         self._spill = SpillFile(options.spill_directory)
@@ -128,26 +131,29 @@ class LocalRun:
             self._sleep()
         if isinstance(step, Run):
             self._todo[worker].extend(step.tasks)
+            self._began[worker] = monotonic()
             self._limit_pool()
         if isinstance(step, Stop):
             self._changed.notify_all()
-        elif self._idle and (len(self._todo[worker]) > 1 or self._scheduler.has_ready):
-            self._changed.notify()  # somebody might help, or at least keep an eye on this batch
+        elif self._idle and (self._scheduler.has_ready or (not self._watching and sum(map(len, self._todo)) > 1)):
+            self._changed.notify()  # somebody can help, or at least watch
         return step
 
     def _sleep(self) -> None:
         """Until something has changed, or somebody's batch takes too long."""
+        watch = any(self._todo)
         self._idle += 1
-        changed = self._changed.wait(STEAL_SECONDS if any(self._todo) else None)
+        self._watching += watch
+        self._changed.wait(STEAL_SECONDS if watch else None)
+        self._watching -= watch
         self._idle -= 1
-        if not changed:
-            self._take_back()
+        self._take_back(monotonic() - STEAL_SECONDS)
 
-    def _take_back(self) -> None:
-        """Return to the scheduler what no worker has started."""
+    def _take_back(self, since: float = inf) -> None:
+        """Return to the scheduler what workers have not started, of batches that began before ``since``."""
         for worker, todo in enumerate(self._todo):
             n = 0
-            while todo:
+            while todo and self._began[worker] < since:
                 try:
                     todo.pop()
                 except IndexError:  # the worker was faster

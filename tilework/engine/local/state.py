@@ -39,10 +39,10 @@ one worker that has memory enough runs exactly ``graph.order``. ``_cursor`` walk
 before they were ready wait in the heap ``_passed``. Finding the next task is therefore O(1) for tasks that come in
 order, O(log n) for the others.
 
-*How many.* A worker takes a batch: tasks worth about a millisecond, by what earlier tasks of the stage took; one task
-where that is not known yet. A task may join a batch whose inputs come earlier in the *same* batch, so chains and
-subtrees run inline on the worker that has their data. Wrong guesses do no harm, since an engine can give back what a
-busy worker has not started (``returned``).
+*How many.* A worker takes a batch: tasks worth about a millisecond, by what earlier tasks of the stage took, less while
+others are idle, and one task where nothing is known yet. A task may join a batch whose inputs come earlier in the
+*same* batch, so chains and subtrees run inline on the worker that has their data. Wrong guesses do no harm, since an
+engine can give back what a busy worker has not started (``returned``).
 
 *When.* A batch is admitted when what is held, plus what the running batches have reserved, plus its own reservation
 fits. A reservation is what its blocks will weigh, the largest scratch among them, and inputs to load from disk. If the
@@ -162,7 +162,7 @@ class Scheduler:
     budget
         Bytes for blocks, scratch and ``graph.resident_bytes`` together.
     workers
-        How many will ask for work; only used to decide how much to spill at once.
+        How many will ask for work: decides how much one of them may take, and how much to spill at once.
     """
 
     def __init__(self, graph: TaskGraph, budget: int, workers: int) -> None:
@@ -493,7 +493,8 @@ class Scheduler:
         inputs: dict[int, int] = {}  # inputs in this batch, of tasks that need more than those
         task, scratch, total = run.tasks[0], run.scratch, run.reserved
         most = min(self.room, total + self._extra)
-        seconds = BATCH_SECONDS - costs[stage_of[task]]
+        idle = max(1, self.workers - len(self.running))  # with this one
+        seconds = BATCH_SECONDS / idle - costs[stage_of[task]]
         tasks = run.tasks
         while seconds > 0 and len(tasks) < BATCH_TASKS:
             first, stop = users_indptr[task], users_indptr[task + 1]
