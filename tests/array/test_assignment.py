@@ -11,7 +11,7 @@ from tilework.base.errors import UnsupportedError
 from tilework.testing import assert_eq
 from tilework.testing.strategies import arrays, chunks
 
-few = settings(max_examples=40)
+few = settings(max_examples=25)
 
 
 def assigned(a, x, index, value, lazy_value=None):

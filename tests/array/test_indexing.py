@@ -11,7 +11,7 @@ from tilework.base.errors import UnknownChunksError, UnsupportedError
 from tilework.testing import assert_eq
 from tilework.testing.strategies import arrays, chunks
 
-few = settings(max_examples=40)
+few = settings(max_examples=25)
 
 
 @few
@@ -56,7 +56,13 @@ def test_several_index_arrays_select_points(data, pair):
         kind = data.draw(st.sampled_from(["array", "array", "int", "slice", "broadcast"]))
         positions = npst.arrays(int, shape if kind == "array" else shape[-1:], elements=st.integers(-n, n - 1))
         entries.append(
-            data.draw(positions if kind in ("array", "broadcast") else st.slices(n) if kind == "slice" else st.integers(-n, n - 1))
+            data.draw(
+                positions
+                if kind in ("array", "broadcast")
+                else st.slices(n)
+                if kind == "slice"
+                else st.integers(-n, n - 1)
+            )
         )
     index = tuple(entries)
     assert_eq(x[index], a[index])
@@ -100,7 +106,13 @@ def test_lazy_integer_arrays(data, pair):
 def test_ints_beside_arrays_count_as_arrays():
     a = np.arange(60).reshape(3, 4, 5)
     x = ta.from_array(a, chunks=2)
-    for index in [(0, slice(None), [1, 2]), (0, [1, 2]), (slice(None), 1, [0, 3]), ([0, 2], slice(None), 1), ([0, 1], None, 2)]:
+    for index in [
+        (0, slice(None), [1, 2]),
+        (0, [1, 2]),
+        (slice(None), 1, [0, 3]),
+        ([0, 2], slice(None), 1),
+        ([0, 1], None, 2),
+    ]:
         assert_eq(x[index], a[index])
 
 

@@ -12,7 +12,7 @@ from tilework.base.errors import PlanError, UnsupportedError
 from tilework.testing import assert_eq
 from tilework.testing.strategies import arrays
 
-few = settings(max_examples=30)
+few = settings(max_examples=12)
 REDUCTIONS = ["sum", "prod", "min", "max", "any", "all", "mean", "std", "var", "ptp", "count_nonzero",
               "nansum", "nanprod", "nanmin", "nanmax", "nanmean", "nanstd", "nanvar"]  # fmt: skip
 FLOATS_AND_INTS = ("float64", "int64", "bool")
@@ -45,7 +45,9 @@ def test_reductions(name, data, pair):
     assert_eq(getattr(np, name)(x, **options), expected)
 
 
-@pytest.mark.parametrize("name", ["sum", "prod", "min", "max", "any", "all", "mean", "std", "var", "ptp", "argmin", "argmax"])
+@pytest.mark.parametrize(
+    "name", ["sum", "prod", "min", "max", "any", "all", "mean", "std", "var", "ptp", "argmin", "argmax"]
+)
 def test_reductions_as_methods(name):
     a = np.arange(24.0).reshape(4, 6) % 7
     x = ta.from_array(a, chunks=(3, 2))
@@ -207,7 +209,9 @@ def test_cumulative_with_what_comes_first():
     x = ta.from_array(a, chunks=2)
     assert_eq(ta.cumulative_sum(x, axis=1), np.cumulative_sum(a, axis=1))
     assert_eq(ta.cumulative_sum(x, axis=0, include_initial=True), np.cumulative_sum(a, axis=0, include_initial=True))
-    assert_eq(np.cumulative_prod(x, axis=-1, include_initial=True), np.cumulative_prod(a, axis=-1, include_initial=True))
+    assert_eq(
+        np.cumulative_prod(x, axis=-1, include_initial=True), np.cumulative_prod(a, axis=-1, include_initial=True)
+    )
     assert_eq(ta.cumsum(x, axis=0, dtype=float), np.cumsum(a, axis=0, dtype=float))
     assert_eq(x.cumsum(1), a.cumsum(1))
     with pytest.raises(ValueError, match="axis must be given"):

@@ -12,7 +12,7 @@ from tilework.base.errors import UnsupportedError
 from tilework.testing import assert_eq
 from tilework.testing.strategies import arrays, chunks
 
-few = settings(max_examples=40)
+few = settings(max_examples=25)
 UFUNCS = [f for f in vars(ta).values() if isinstance(f, np.ufunc) and f.signature is None]
 
 
@@ -201,7 +201,19 @@ def test_elementwise_functions(a, x):
     b = np.where(a > 1, np.nan, a)
     b[0, 0] = np.inf
     y = ta.from_array(b, chunks=2)
-    for function in (np.isposinf, np.isneginf, np.nan_to_num, np.isreal, np.iscomplex, np.real, np.imag, np.angle, np.sinc, np.i0, np.fix):
+    for function in (
+        np.isposinf,
+        np.isneginf,
+        np.nan_to_num,
+        np.isreal,
+        np.iscomplex,
+        np.real,
+        np.imag,
+        np.angle,
+        np.sinc,
+        np.i0,
+        np.fix,
+    ):
         assert_eq(function(y), function(b))
         assert_eq(getattr(ta, function.__name__)(y), function(b))
     c = a + 1j * a[::-1]
@@ -256,7 +268,10 @@ def test_missing_values():
     a = np.array([1.0, np.nan])
     assert_eq(ta.isnull(ta.from_array(a, chunks=1)), np.isnan(a))
     assert_eq(ta.notnull(ta.from_array(a)), ~np.isnan(a))
-    assert_eq(ta.isnull(ta.from_array(np.array([1, None, "a", np.nan], dtype=object), chunks=-1)), np.array([0, 1, 0, 1], bool))
+    assert_eq(
+        ta.isnull(ta.from_array(np.array([1, None, "a", np.nan], dtype=object), chunks=-1)),
+        np.array([0, 1, 0, 1], bool),
+    )
     assert_eq(ta.isnull(ta.from_array(np.array(["2000-01-01", "NaT"], "M8[D]"))), np.array([False, True]))
 
 

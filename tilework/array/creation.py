@@ -175,6 +175,11 @@ def array(
     return Array(build.rearrange(x.node, [None] * missing + list(range(x.ndim)), label="array"))
 
 
+def copy(a: Any, order: str = "C", subok: bool = False) -> Array:
+    """A new object with the same values: assigning to one does not change the other. Nothing is copied."""
+    return Array(asarray(a).node)
+
+
 def _holds_arrays(nested: Any) -> bool:
     return any(isinstance(a, Array) or (isinstance(a, list | tuple) and _holds_arrays(a)) for a in nested)
 
@@ -213,9 +218,16 @@ def operand(x: Any, like: Sequence[Any] = ()) -> Any:
 
 
 def full(
-    shape: Any, fill_value: Any, dtype: Any = None, chunks: Any = "auto", name: Any = None, order: str = "C",
-    *, device: Any = None, like: Any = None, label: str = "full",
-) -> Array:  # fmt: skip
+    shape: Any,
+    fill_value: Any,
+    dtype: Any = None,
+    order: str = "C",
+    *,
+    chunks: Any = "auto",
+    name: Any = None,
+    device: Any = None,
+    like: Any = None,
+) -> Array:
     """An array of one value everywhere, which takes no memory until it is used.
 
     Parameters
@@ -228,8 +240,8 @@ def full(
         Default: that of the value.
     chunks
         As for :func:`from_array`.
-    name, order, device, like
-        Without effect; for programs written for Dask or NumPy.
+    order, name, device, like
+        Without effect; for programs written for NumPy or Dask.
 
     Examples
     --------
@@ -239,49 +251,59 @@ def full(
            [7, 7, 7]])
     """
     check_device(device)
-    if np.ndim(fill_value):
-        raise PlanError(f"full: fill_value has shape {np.shape(fill_value)}; use broadcast_to() for what is no scalar")
-    shape = shape_of(shape)
+    if isinstance(fill_value, Array) or np.ndim(fill_value):
+        raise PlanError(f"full: fill_value={fill_value!r} is no scalar; use broadcast_to(fill_value, shape)")
     value = np.asarray(fill_value)
-    value = value if dtype is None else value.astype(dtype)
-    if _is_auto(chunks) and value.dtype.hasobject:
+    return _constant(shape, value if dtype is None else value.astype(dtype), chunks, "full")
+
+
+def _constant(shape: Any, value: np.ndarray, chunks: Any, label: str) -> Array:
+    shape = shape_of(shape)
+    if isinstance(chunks, str) and chunks == "auto" and value.dtype.hasobject:
         chunks = -1
     source = memory.ConstantSource(value[()], shape, value.dtype)
     return Array(build.source(source, normalize(chunks, shape, value.dtype), label))
 
 
-def _is_auto(chunks: Any) -> bool:
-    return isinstance(chunks, str) and chunks == "auto"
-
-
 def zeros(
-    shape: Any, dtype: Any = float, chunks: Any = "auto", name: Any = None, order: str = "C", **kwargs: Any
-) -> Array:
+    shape: Any, dtype: Any = float, order: str = "C", *, chunks: Any = "auto", name: Any = None, device: Any = None,
+    like: Any = None,
+) -> Array:  # fmt: skip
     """An array of zeros. Parameters are those of :func:`full`."""
-    dtype = np.dtype(dtype)
-    return full(shape, np.zeros((), dtype)[()], dtype, chunks, label="zeros", **kwargs)
+    check_device(device)
+    return _constant(shape, np.zeros((), dtype), chunks, "zeros")
 
 
 def ones(
-    shape: Any, dtype: Any = float, chunks: Any = "auto", name: Any = None, order: str = "C", **kwargs: Any
-) -> Array:
+    shape: Any, dtype: Any = float, order: str = "C", *, chunks: Any = "auto", name: Any = None, device: Any = None,
+    like: Any = None,
+) -> Array:  # fmt: skip
     """An array of ones. Parameters are those of :func:`full`."""
-    dtype = np.dtype(dtype)
-    return full(shape, np.ones((), dtype)[()], dtype, chunks, label="ones", **kwargs)
+    check_device(device)
+    return _constant(shape, np.ones((), dtype), chunks, "ones")
 
 
 def empty(
-    shape: Any, dtype: Any = float, chunks: Any = "auto", name: Any = None, order: str = "C", **kwargs: Any
-) -> Array:
+    shape: Any, dtype: Any = float, order: str = "C", *, chunks: Any = "auto", name: Any = None, device: Any = None,
+    like: Any = None,
+) -> Array:  # fmt: skip
     """An array of values that do not matter (zeros). Parameters are those of :func:`full`."""
-    dtype = np.dtype(dtype)
-    return full(shape, np.zeros((), dtype)[()], dtype, chunks, label="empty", **kwargs)
+    check_device(device)
+    return _constant(shape, np.zeros((), dtype), chunks, "empty")
 
 
 def full_like(
-    a: Any, fill_value: Any, order: str = "C", dtype: Any = None, chunks: Any = None, name: Any = None,
-    shape: Any = None, *, subok: bool = False, device: Any = None, label: str = "full_like",
-) -> Array:  # fmt: skip
+    a: Any,
+    fill_value: Any,
+    dtype: Any = None,
+    order: str = "C",
+    subok: bool = False,
+    shape: Any = None,
+    *,
+    chunks: Any = None,
+    name: Any = None,
+    device: Any = None,
+) -> Array:
     """An array of one value, with the shape, dtype and chunks of another.
 
     Parameters
@@ -290,37 +312,36 @@ def full_like(
         The array to be like.
     fill_value
         The value.
-    dtype, chunks, shape
+    dtype, shape, chunks
         To differ from ``a`` in these. Chunks are those of ``a`` if the shape is.
-    order, name, subok, device
-        Without effect; for programs written for Dask or NumPy.
+    order, subok, name, device
+        Without effect; for programs written for NumPy or Dask.
     """
     a = asarray(a)
     dtype = a.dtype if dtype is None else np.dtype(dtype)
-    if not all(axis.known for axis in a.chunks) and shape is None:
+    if shape is None and not all(axis.known for axis in a.chunks):
         fill = Mapped(np.full_like, (("fill_value", fill_value), ("dtype", dtype)))
-        return Array(build.elementwise(fill, [a.node], dtype, label))
+        return Array(build.elementwise(fill, [a.node], dtype, "full"))
     if chunks is None:
         chunks = a.chunks if shape is None else "auto"
-    return full(a.shape if shape is None else shape, fill_value, dtype, chunks, device=device, label=label)
+    return full(a.shape if shape is None else shape, fill_value, dtype, chunks=chunks, device=device)
 
 
-def zeros_like(a: Any, dtype: Any = None, **kwargs: Any) -> Array:
+def zeros_like(a: Any, dtype: Any = None, *args: Any, **options: Any) -> Array:
     """Zeros with the shape, dtype and chunks of another array. Parameters are those of :func:`full_like`."""
     dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.zeros((), dtype)[()], dtype=dtype, label="zeros_like", **kwargs)
+    return full_like(a, np.zeros((), dtype)[()], dtype, *args, **options)
 
 
-def ones_like(a: Any, dtype: Any = None, **kwargs: Any) -> Array:
+def ones_like(a: Any, dtype: Any = None, *args: Any, **options: Any) -> Array:
     """Ones with the shape, dtype and chunks of another array. Parameters are those of :func:`full_like`."""
     dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.ones((), dtype)[()], dtype=dtype, label="ones_like", **kwargs)
+    return full_like(a, np.ones((), dtype)[()], dtype, *args, **options)
 
 
-def empty_like(a: Any, dtype: Any = None, **kwargs: Any) -> Array:
+def empty_like(a: Any, dtype: Any = None, *args: Any, **options: Any) -> Array:
     """Values that do not matter, with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.zeros((), dtype)[()], dtype=dtype, label="empty_like", **kwargs)
+    return zeros_like(a, dtype, *args, **options)
 
 
 # ---------------------------------------------------------------- ranges

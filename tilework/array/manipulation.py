@@ -156,31 +156,15 @@ def insert(arr: Any, obj: Any, values: Any, axis: int | None = None) -> Array:
     """Values put in before the given places of an axis. See :func:`numpy.insert`."""
     arr, axis = _along(arr, axis)
     n = arr.shape[axis]
-    places = np.arange(n)[obj] if isinstance(obj, slice) else np.asarray(obj)
-    if places.dtype.kind == "b":
-        places = np.flatnonzero(places)
-    scalar = places.ndim == 0
-    places = np.atleast_1d(places).astype(np.int64)
-    outside = (places < -n) | (places > n)
-    if outside.any():
-        raise IndexError(f"index {places[outside][0]} is out of bounds for axis {axis} with size {n}")
-    places = np.where(places < 0, places + n, places)
     new = Array(cast(asarray(values).node, arr.dtype))
-    if scalar and new.ndim:
-        new = moveaxis(new, 0, axis) if new.ndim == arr.ndim else new
-    if scalar and new.ndim == arr.ndim:
-        places = np.repeat(places, new.shape[axis])
-    new = broadcast_to(new, (*arr.shape[:axis], len(places), *arr.shape[axis + 1 :]))
-    order = np.argsort(places, kind="stable")
-    joined, cuts = [], np.append(np.unique(places), n)
-    start = 0
-    for cut in cuts:
-        joined.append(_cut(arr, axis, slice(start, int(cut))))
-        mine = order[places[order] == cut]
-        if len(mine):
-            joined.append(take(new, mine, axis))
-        start = int(cut)
-    return concatenate(joined, axis)
+    count = len(np.insert(np.arange(n), obj, 0)) - n
+    if count == 1:  # then there may be several values, all for one place
+        new = getitem(new, (None,) * (arr.ndim - new.ndim))
+        new = moveaxis(new, 0, axis) if np.ndim(obj) == 0 and not isinstance(obj, slice) else new
+        count = new.shape[axis]
+    new = broadcast_to(new, (*arr.shape[:axis], count, *arr.shape[axis + 1 :]))
+    order = np.insert(np.arange(n), obj, np.arange(n, n + count))
+    return _cut(concatenate([arr, new], axis), axis, order)
 
 
 def delete(arr: Any, obj: Any, axis: int | None = None) -> Array:

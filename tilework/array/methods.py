@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilework.array import (
+    creation,
     dispatch,
     manipulation,
     mapping,
@@ -25,12 +26,11 @@ from tilework.array import (
 )
 from tilework.array.assignment import setitem
 from tilework.array.core import Array
-from tilework.array.creation import check_device
 from tilework.array.elementwise import Mapped
 from tilework.array.html import array_html
 from tilework.array.indexing import BlockIndexer, PointIndexer, getitem
 from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
-from tilework.delayed import Delayed
+from tilework.delayed import delayed
 from tilework.plan import build
 from tilework.plan.ops import BlockFunction, Slot
 
@@ -53,11 +53,6 @@ def _conjugate(self: Array) -> Array:
     return np.conjugate(self)  # type: ignore[return-value]
 
 
-def _copy(self: Array, order: str = "C") -> Array:
-    """A new object with the same node: assigning to one does not change the other."""
-    return Array(self.node)
-
-
 def _map_blocks(self: Array, func: Any, *args: Any, **kwargs: Any) -> Array:
     """Apply a function to every block. See :func:`tilework.array.map_blocks`."""
     return mapping.map_blocks(func, self, *args, **kwargs)
@@ -70,7 +65,7 @@ def _map_overlap(self: Array, func: Any, depth: Any, boundary: Any = None, trim:
 
 def _to_device(self: Array, device: Any, /, *, stream: Any = None) -> Array:
     """The array itself, for the array API: there is one device."""
-    check_device(device)
+    creation.check_device(device)
     return self
 
 
@@ -124,7 +119,9 @@ def _compute_chunk_sizes(self: Array) -> Array:
             adjust_chunks=dict.fromkeys(labels, 1), label="compute_chunk_sizes",
         )  # fmt: skip
         found = Array(sizes).compute()
-        sizes = {axis: np.moveaxis(found[..., axis], axis, 0).reshape(len(self.chunks[axis]), -1)[:, 0] for axis in unknown}
+        sizes = {
+            axis: np.moveaxis(found[..., axis], axis, 0).reshape(len(self.chunks[axis]), -1)[:, 0] for axis in unknown
+        }
         known = BlockFunction(_same, (Slot(0),), scratch=0.0)  # opaque: what is known above it is not known below
         self.node = build.blockwise(
             known, labels, [(self.node, labels)], self.dtype,
@@ -147,7 +144,7 @@ def _to_delayed(self: Array, optimize_graph: bool = True) -> np.ndarray:
         raise UnknownChunksError("to_delayed needs known chunk sizes; call compute_chunk_sizes() first")
     out = np.empty(self.numblocks, object)
     for index in np.ndindex(self.numblocks):
-        out[index] = Delayed(build.whole(BlockIndexer(self)[index].node))
+        out[index] = delayed(BlockIndexer(self)[index])
     return out
 
 
@@ -159,6 +156,7 @@ def _html(self: Array) -> str:
 # ---------------------------------------------------------------- binding
 
 _SAME = {
+    creation: "copy",
     manipulation: "compress diagonal repeat take",
     products: "dot",
     rechunking: "rechunk",
@@ -180,7 +178,6 @@ _OTHER = {
     "compute_chunk_sizes": _compute_chunk_sizes,
     "conj": _conjugate,
     "conjugate": _conjugate,
-    "copy": _copy,
     "flatten": shapes.ravel,
     "map_blocks": _map_blocks,
     "map_overlap": _map_overlap,

@@ -106,7 +106,7 @@ def _like_border(x: Array, axis: int, width: int) -> tuple[Any, Any]:
 
 def _constant(values: list[tuple[Any, Any]], x: Array, axis: int, width: int, side: int) -> Array:
     shape, chunks = _like_border(x, axis, width)
-    return full(shape, values[axis][side], x.dtype, chunks)
+    return full(shape, values[axis][side], x.dtype, chunks=chunks)
 
 
 def _edge(x: Array, axis: int, side: int, length: int = 1) -> Array:
@@ -119,7 +119,7 @@ def _linear_ramp(values: list[tuple[Any, Any]], x: Array, axis: int, width: int,
     _, chunks = _like_border(x, axis, width)
     steps = Array(build.rearrange(axis_index(chunks[axis]), [0 if k == axis else None for k in range(x.ndim)]))
     end, edge = values[axis][side], _edge(x, axis, side)
-    steps = steps if side == 0 else width - steps
+    steps = steps if side == 0 else width - 1 - steps
     ramp = end + (edge - end) * (steps / max(1, width))
     return np.floor(ramp) if x.dtype.kind in "iu" else ramp
 

@@ -7,7 +7,6 @@ from axis to int; more means fewer tasks that each hold more.
 from __future__ import annotations
 
 import builtins
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from tilework.array.core import Array
-from tilework.array.creation import asarray
-from tilework.array.elementwise import Mapped
+from tilework.array.creation import asarray, axis_index
+from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
 from tilework.array.shapes import ravel, reshape_node
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import BlockFunction, Slot
-from tilework.plan.stages import BlockPlace
 
 # ---------------------------------------------------------------- sorting
 
@@ -112,12 +111,7 @@ def nonzero(a: Any) -> tuple[Array, ...]:
 def flatnonzero(a: Any) -> Array:
     """Positions, in C order, of elements that are not zero. How many is unknown."""
     flat = ravel(a)
-    call = BlockFunction(_flatnonzero, (Slot(0),), place=True)
-    return Array(build.blockwise(call, "i", [(flat.node, "i")], np.intp, adjust_chunks={"i": nan}, label="flatnonzero"))
-
-
-def _flatnonzero(block: np.ndarray, block_place: BlockPlace) -> np.ndarray:
-    return np.flatnonzero(block) + block_place.offset(0)
+    return getitem(Array(axis_index(flat.chunks[0])), Array(cast(flat.node, bool)))
 
 
 def _unravelled(flat: np.ndarray, *, shape: tuple[int, ...], axis: int) -> np.ndarray:

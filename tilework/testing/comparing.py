@@ -1,15 +1,16 @@
-"""Is the result right, and is it what was announced?"""
+"""Whether a result is right, and whether it is what was announced."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
 
+from tilework import session
 from tilework.array.core import Array
+from tilework.io import memory
 from tilework.plan import build
-from tilework.plan.ops import BlockFunction, Slot
+from tilework.plan.protocols import Region
 
 
 def assert_eq(
@@ -62,35 +63,37 @@ def _value(x: Any, check_chunks: bool, scheduler: Any) -> np.ndarray:
     """The values; of a lazy array, compared with what it announces."""
     if not isinstance(x, Array):
         return np.asarray(x)
+    sink = _Recorder(x)
+    session.run_stores([build.store(x.node, sink)], scheduler=scheduler)
     if check_chunks:
-        _assert_blocks(x, scheduler)
-    result = x.compute(scheduler=scheduler)
-    kind = np.ndarray if x.ndim else (np.generic, object)
-    assert isinstance(result, kind), f"compute() returned {type(result).__name__} for {x!r}"
-    value = np.asarray(result, x.dtype if x.dtype.hasobject else None)
-    assert value.dtype == x.dtype, f"{x!r} computes to dtype {value.dtype}"
+        for index, (shape, dtype) in sorted(sink.seen.items()):
+            announced = tuple(axis[k] for axis, k in zip(x.chunks, index, strict=True))
+            assert _agrees(announced, shape), f"block {index} of {x!r} has shape {shape}, announced is {announced}"
+            assert dtype == x.dtype, f"block {index} of {x!r} has dtype {dtype}"
+    value = sink.array
     assert _agrees(x.shape, value.shape), f"{x!r} computes to shape {value.shape}"
     return value
 
 
-def _assert_blocks(x: Array, scheduler: Any) -> None:
-    """Compare shape and dtype of every block that comes out with what the array announces."""
-    labels = tuple(range(x.ndim))
-    describe = BlockFunction(_describe, (Slot(0),))
-    node = build.blockwise(describe, labels, [(x.node, labels)], object, adjust_chunks=dict.fromkeys(labels, 1))
-    found = np.empty(x.numblocks, object)
-    found[...] = Array(node).compute(scheduler=scheduler)
-    for index in product(*map(range, x.numblocks)):
-        shape, dtype = found[index]
-        announced = tuple(axis[k] for axis, k in zip(x.chunks, index, strict=True))
-        assert _agrees(announced, shape), f"block {index} of {x!r} has shape {shape}, announced is {announced}"
-        assert dtype == x.dtype, f"block {index} of {x!r} has dtype {dtype}"
+class _Recorder:
+    """Keeps the result as ``compute`` does, and notes what each block was."""
 
+    def __init__(self, x: Array) -> None:
+        known = all(axis.known for axis in x.chunks)
+        self._inner = memory.MemorySink(x.shape, x.dtype) if known else memory.BlockSink(x.chunks, x.dtype)
+        self.token, self.resident_bytes = self._inner.token, self._inner.resident_bytes
+        self.seen: dict[tuple[int, ...], tuple[tuple[int, ...], np.dtype[Any]]] = {}
 
-def _describe(block: np.ndarray) -> np.ndarray:
-    out = np.empty((1,) * block.ndim, object)
-    out[(0,) * block.ndim] = (block.shape, block.dtype)
-    return out
+    def buffer(self, region: Region) -> np.ndarray | None:
+        return self._inner.buffer(region)
+
+    def write(self, index: tuple[int, ...], region: Region | None, block: np.ndarray) -> None:
+        self.seen[index] = block.shape, block.dtype
+        self._inner.write(index, region, block)
+
+    @property
+    def array(self) -> np.ndarray:
+        return self._inner.array
 
 
 def _agrees(announced: tuple[Any, ...], found: tuple[int, ...]) -> bool:

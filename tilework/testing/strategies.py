@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def chunks(draw: st.DrawFn, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]
     for n in shape:
         cuts = sorted(draw(st.sets(st.integers(1, n - 1), max_size=4))) if n > 1 else []
         bounds = [0, *cuts, n]
-        out.append(tuple(b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)))
+        out.append(tuple(b - a for a, b in pairwise(bounds)))
     return tuple(out)
 
 
