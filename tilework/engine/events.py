@@ -51,7 +51,10 @@ class TaskRetried:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The run is over; ``error`` is None if it succeeded. ``peak_held`` is the most that blocks weighed at once."""
+    """The run is over; ``error`` is None if it succeeded.
+
+    ``peak_held`` is the most that blocks, running tasks and sinks had or had reserved at once: what was predicted.
+    """
 
     time: float
     peak_held: int

@@ -438,6 +438,14 @@ def test_a_task_that_takes_long_does_not_hold_up_those_behind_it(graph_of: Any, 
     assert results == [True]
 
 
+def test_ctrl_c_in_the_callers_own_thread(engine: Any, graph_of: Any, call: Any) -> None:
+    ran: list[int] = []
+    calls = [call(signal.raise_signal, signal.SIGINT), *[call(ran.append, i) for i in range(9)]]
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(graph_of([[]] * 10, calls, range(10)), options(1, retries=5))
+    assert ran == []
+
+
 @pytest.mark.parametrize("caught", [False, True])
 def test_ctrl_c_leaves_a_stuck_worker_behind(graph_of: Any, call: Any, caught: bool) -> None:
     """A real signal to the main thread, while one worker hangs in a call that cannot be interrupted."""

@@ -76,8 +76,8 @@ class LocalRun:
         self._values.clear()
         self._pool.limit = 0  # results that the user drops later go back to the system
         self._pool.trim()
-        scheduler = self._scheduler
-        self._emit(RunFinished(monotonic(), scheduler.peak, scheduler.spilled_total, error))
+        peak = self._scheduler.peak + self._graph.resident_bytes
+        self._emit(RunFinished(monotonic(), peak, self._scheduler.spilled_total, error))
         self._error = None  # its traceback leads back here
 
     def work(self, worker: int) -> None:

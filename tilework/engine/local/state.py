@@ -549,20 +549,19 @@ class Scheduler:
         usable[inputs] = False
         usable[list(self.pinned)] = False
         blocks = np.flatnonzero(usable)
-        blocks = blocks[np.argsort(-self._next_use(blocks), kind="stable")]
+        blocks = blocks[np.argsort(-next_use(self.graph, states, blocks), kind="stable")]
         enough = int(np.searchsorted(np.cumsum(sizes[blocks]), goal)) + 1
         victims: list[int] = blocks[:enough].tolist()
         return victims
 
-    def _next_use(self, blocks: np.ndarray) -> np.ndarray:
-        """For each block the rank of its first unfinished user; ``n`` if it is only an output."""
-        indptr, users = self.graph.dependents
-        first, count = indptr[blocks], indptr[blocks + 1] - indptr[blocks]
-        ends = np.cumsum(count)
-        edges = users[np.repeat(first - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)]
-        unfinished = np.frombuffer(self.states, np.int8)[edges] < HELD
-        out = np.full(len(blocks), self._n, np.int64)
-        np.minimum.at(
-            out, np.repeat(np.arange(len(blocks)), count), np.where(unfinished, self.graph.rank[edges], self._n)
-        )
-        return out
+
+def next_use(graph: TaskGraph, states: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """For each block the rank of its first unfinished user; the number of tasks if it is only an output."""
+    indptr, users = graph.dependents
+    first, count = indptr[blocks], indptr[blocks + 1] - indptr[blocks]
+    ends = np.cumsum(count)
+    edges = users[np.repeat(first - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)]
+    ranks = np.where(states[edges] < HELD, graph.rank[edges], graph.n_tasks)
+    out = np.full(len(blocks), graph.n_tasks, np.int64)
+    np.minimum.at(out, np.repeat(np.arange(len(blocks)), count), ranks)
+    return out
