@@ -72,7 +72,7 @@ def _value(value: Any, x: Array) -> ArrayNode | np.generic:
         return cast(value, x.dtype)
     cell = np.empty(1, x.dtype)
     cell[0] = value  # raises what NumPy raises for values that do not fit
-    return cell[0]  # type: ignore[no-any-return]
+    return cell[0]
 
 
 def _choose(mask: ArrayNode, value: Any, node: ArrayNode) -> ArrayNode:
@@ -81,7 +81,7 @@ def _choose(mask: ArrayNode, value: Any, node: ArrayNode) -> ArrayNode:
 
 def _whole_mask(x: Array, index: Any, value: Any) -> ArrayNode | None:
     """The mask, laid out like ``x``, if the index is one mask and the value does not vary with what it selects."""
-    entries = normalize_index(index, x.shape, is_lazy)
+    entries: list[Any] = normalize_index(index, x.shape, is_lazy)
     masks = [k for k, e in enumerate(entries) if is_array(e) and e.dtype.kind == "b"]
     others = [(e, n) for (k, e), n in zip(per_axis(entries), x.shape, strict=True) if k not in masks]
     if len(masks) != 1 or len(entries) != 1 + len(others) or not all(_is_full(e, n) for e, n in others):

@@ -199,7 +199,7 @@ class Array(NDArrayOperatorsMixin):
     def persist(self, **options: Any) -> Array:
         """Run the program and keep its blocks in memory: an equal array that costs nothing to use again."""
         (array,) = session.persist(self, **options)
-        return array  # type: ignore[no-any-return]
+        return array
 
     def visualize(self, filename: Any = "tilework", **options: Any) -> Any:
         """Draw the plan into a file and return the drawing: see :func:`tilework.visualize`."""

@@ -363,7 +363,7 @@ def arange(
     if stop is None:
         start, stop = 0, start
     if np.asarray(start).dtype.kind in "mMSU" or np.asarray(stop).dtype.kind in "mMSU":  # dates: few, and made by NumPy
-        return from_array(np.arange(start, stop, step, dtype), chunks)
+        return from_array(np.arange(start, stop, step, dtype), chunks)  # type: ignore[call-overload]
     source = memory.RangeSource(start, stop, step, dtype)
     return Array(build.source(source, normalize(chunks, source.shape, source.dtype), "arange"))
 

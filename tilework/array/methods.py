@@ -119,15 +119,17 @@ def _compute_chunk_sizes(self: Array) -> Array:
             adjust_chunks=dict.fromkeys(labels, 1), label="compute_chunk_sizes",
         )  # fmt: skip
         found = Array(sizes).compute()
-        sizes = {
-            axis: np.moveaxis(found[..., axis], axis, 0).reshape(len(self.chunks[axis]), -1)[:, 0] for axis in unknown
-        }
+        chunks: dict[Any, Any] = {axis: _along(found[..., axis], axis) for axis in unknown}
         known = BlockFunction(_same, (Slot(0),), scratch=0.0)  # opaque: what is known above it is not known below
         self.node = build.blockwise(
-            known, labels, [(self.node, labels)], self.dtype,
-            adjust_chunks={axis: tuple(found.tolist()) for axis, found in sizes.items()}, label=self.node.label,
-        )  # fmt: skip
+            known, labels, [(self.node, labels)], self.dtype, adjust_chunks=chunks, label=self.node.label
+        )
     return self
+
+
+def _along(sizes: np.ndarray, axis: int) -> tuple[int, ...]:
+    """Sizes along one axis, from the first block of each row: that all agree is checked when the blocks come."""
+    return tuple(np.moveaxis(sizes, axis, -1).reshape(-1, sizes.shape[axis])[0].tolist())
 
 
 def _same(block: np.ndarray) -> np.ndarray:

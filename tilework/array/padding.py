@@ -70,7 +70,7 @@ def _pairs(value: Any, ndim: int, what: str) -> list[tuple[Any, Any]]:
     return [tuple(pair) for pair in pairs]
 
 
-_OPTIONS = {
+_OPTIONS: dict[str, tuple[str, Any]] = {
     "constant": ("constant_values", 0), "linear_ramp": ("end_values", 0), "maximum": ("stat_length", None),
     "minimum": ("stat_length", None), "mean": ("stat_length", None), "reflect": ("reflect_type", "even"),
     "symmetric": ("reflect_type", "even"),
@@ -79,7 +79,7 @@ _OPTIONS = {
 
 def _border(mode: Any, kwargs: dict[str, Any], ndim: int) -> Callable[[Array, int, int, int], Array]:
     """``border(x, axis, width, side)``: what to join on before (side 0) or after (side 1) an axis."""
-    option, default = _OPTIONS.get(mode, (None, None)) if isinstance(mode, str) else (None, None)
+    option, default = _OPTIONS.get(mode, ("", None)) if isinstance(mode, str) else ("", None)
     unknown = [key for key in kwargs if key != option]
     if unknown:
         raise PlanError(f"pad: mode={mode!r} does not take {unknown[0]}=")
@@ -129,7 +129,7 @@ def _statistic(name: str, lengths: list[tuple[Any, Any]], x: Array, axis: int, w
     length = x.shape[axis] if length is None else min(int(length), x.shape[axis])
     if length < 1:
         raise PlanError(f"pad: stat_length={length} must be at least 1 along axis {axis}")
-    function = {"maximum": reductions.max, "minimum": reductions.min, "mean": reductions.mean}[name]
+    function: Any = {"maximum": reductions.max, "minimum": reductions.min, "mean": reductions.mean}[name]
     value = function(_edge(x, axis, side, length), axis=axis, keepdims=True)
     value = round(value) if x.dtype.kind in "iu" and name == "mean" else value
     shape, chunks = _like_border(x, axis, width)

@@ -122,7 +122,7 @@ def argwhere(a: Any) -> Array:
     """Positions of elements that are not zero, one row for each. See :func:`numpy.argwhere`."""
     flat, shape = flatnonzero(a), asarray(a).shape
     call = BlockFunction(_rows, (Slot(0),), {"shape": shape})
-    new_axes = {"axis": len(shape)}
+    new_axes: dict[Any, Any] = {"axis": len(shape)}
     return Array(
         build.blockwise(call, ("i", "axis"), [(flat.node, ("i",))], np.intp, new_axes=new_axes, label="argwhere")
     )
@@ -237,4 +237,4 @@ def unique_inverse(x: Any, /) -> UniqueInverse:
 
 def unique_values(x: Any, /) -> Array:
     """Distinct elements. See :func:`numpy.unique_values`."""
-    return unique(x, equal_nan=False)  # type: ignore[no-any-return]
+    return unique(x, equal_nan=False)

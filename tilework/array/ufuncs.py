@@ -8,7 +8,7 @@ would refuse is refused in NumPy's words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,7 @@ def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **kwarg
     if method == "__call__":
         results = _call(ufunc, inputs, out, where, kwargs)
     elif method in ("reduce", "accumulate", "outer"):
-        apply = {"reduce": _reduce, "accumulate": _accumulate, "outer": _outer}[method]
+        apply: Any = {"reduce": _reduce, "accumulate": _accumulate, "outer": _outer}[method]
         if where is not True and method != "reduce":
             raise UnsupportedError(f"{ufunc.__name__}.{method}: where= is not supported")
         results = (apply(ufunc, *inputs, **({} if where is True else {"where": where}), **kwargs),)
@@ -137,7 +137,7 @@ def _generalized(
 def _outer(ufunc: np.ufunc, a: Any, b: Any, **kwargs: Any) -> Array:
     a, b = asarray(a), asarray(b)
     left = build.rearrange(a.node, [*range(a.ndim), *([None] * b.ndim)])
-    return ufunc(Array(left), b, **kwargs)  # type: ignore[no-any-return]
+    return ufunc(Array(left), b, **kwargs)
 
 
 def _reduce(
@@ -152,13 +152,13 @@ def _reduce(
     """``ufunc.reduce``: by NumPy's reduction of that meaning if there is one, else the ufunc's own on blocks."""
     x = asarray(x)
     if ufunc in _REDUCTIONS:
-        reduction = _REDUCTIONS[ufunc]
+        known = _REDUCTIONS[ufunc]
         options = {"initial": initial} if initial is not None else {}
         if dtype is not None and ufunc in (np.add, np.multiply):
             options["dtype"] = dtype
         elif dtype is not None:
             x = Array(cast(x.node, dtype))
-        return reduction(x, axis=axis, keepdims=keepdims, where=where, **options)
+        return known(x, axis=axis, keepdims=keepdims, where=where, **options)
     if initial is not None or where is not True or ufunc not in ASSOCIATIVE:
         what = "initial= and where= are" if ufunc in ASSOCIATIVE else "the order of its operands matters: it is"
         raise UnsupportedError(f"{ufunc.__name__}.reduce: {what} not supported on lazy arrays; use reduction()")
@@ -171,7 +171,7 @@ def _reduce(
     return Array(build.reduce(x.node, reduction, axis, out_dtype, keepdims=keepdims))
 
 
-_REDUCTIONS = {
+_REDUCTIONS: dict[np.ufunc, Callable[..., Array]] = {
     np.add: reductions.sum, np.multiply: reductions.prod, np.maximum: reductions.max, np.minimum: reductions.min,
     np.logical_and: reductions.all, np.logical_or: reductions.any,
 }  # fmt: skip
@@ -343,7 +343,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
 
 def notnull(values: Any) -> Array:
     """Whether elements are not missing: neither NaN, NaT nor None."""
-    return ~isnull(values)  # type: ignore[no-any-return]
+    return ~isnull(values)
 
 
 def select(condlist: Sequence[Any], choicelist: Sequence[Any], default: Any = 0) -> Array:

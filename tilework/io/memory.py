@@ -140,7 +140,7 @@ class BlockSource:
     """
 
     free = True
-    storage_chunks = None
+    storage_chunks: tuple[int, ...] | None = None
 
     def __init__(
         self, blocks: Mapping[tuple[int, ...], np.ndarray], chunks: Chunks, dtype: Any, token: str | None = None
@@ -295,7 +295,7 @@ class ConstantSource:
     """The same value everywhere (zeros, ones, full): a view in which every element is the same memory."""
 
     free = True
-    storage_chunks = None
+    storage_chunks: tuple[int, ...] | None = None
 
     def __init__(self, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
@@ -314,7 +314,7 @@ class _Sequence:
     """Element ``i`` of a one-dimensional source is a function of ``i``."""
 
     free = False
-    storage_chunks = None
+    storage_chunks: tuple[int, ...] | None = None
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -415,7 +415,7 @@ class EyeSource:
     """The values of ``np.eye(rows, columns, k)``."""
 
     free = False
-    storage_chunks = None
+    storage_chunks: tuple[int, ...] | None = None
 
     def __init__(self, rows: int, columns: int, k: int, dtype: Any) -> None:
         self.shape: tuple[int, ...] = (rows, columns)
