@@ -54,7 +54,7 @@ def _by_tiles(draw: st.DrawFn, reduction: Reduction, block: np.ndarray, axes: tu
         owned = draw(st.booleans())
         tile = block[(*where, ...)].copy(order=draw(st.sampled_from("CF")))
         kept = tile.copy()
-        accumulator.update(tile, tuple(slice(0, 1) if a in axes else s for a, s in enumerate(where)), owned)
+        accumulator.update(tile, tuple(slice(0, 1) if a in axes else s for a, s in enumerate(where)), owned, {})
         if not owned:
             np.testing.assert_array_equal(tile, kept)
     return accumulator.result()
@@ -211,7 +211,7 @@ def test_other_dtypes_work_where_numpy_does(name: str, dtype: str) -> None:
     assert reduction.accumulator is not None
     accumulator = reduction.accumulator(array.shape, (1,), kind)
     for k in range(3):
-        accumulator.update(array[:, k : k + 1], (slice(0, 2), slice(0, 1)), False)
+        accumulator.update(array[:, k : k + 1], (slice(0, 2), slice(0, 1)), False, {})
     got = reduction.finalize(reduction.combine(accumulator.result(), axis=(1,)))
     np.testing.assert_array_equal(got, want)
     assert got.dtype == want.dtype == reduction.dtype
@@ -251,7 +251,7 @@ def test_float32_sums_are_as_accurate_as_numpys_pairwise() -> None:
     exact = x.sum(dtype=np.float64)
     accumulator = reducers.sum_("f4").accumulator(x.shape, (0,), x.dtype)  # type: ignore[misc]
     for start in range(0, x.size, 1000):
-        accumulator.update(x[start : start + 1000], (slice(0, 1),), False)
+        accumulator.update(x[start : start + 1000], (slice(0, 1),), False, {})
     (got,) = accumulator.result()
     assert got.dtype == np.float32
     assert abs(got[0] - exact) <= max(abs(x.sum() - exact), np.spacing(np.float32(exact)))
@@ -262,7 +262,7 @@ def test_sums_along_leading_axes_are_more_accurate_than_numpys() -> None:
     exact = x.sum(axis=0, dtype=np.float64)
     accumulator = reducers.sum_("f4").accumulator(x.shape, (0,), x.dtype)  # type: ignore[misc]
     for start in range(0, len(x), 128):
-        accumulator.update(x[start : start + 128], (slice(0, 1), slice(0, 8)), False)
+        accumulator.update(x[start : start + 128], (slice(0, 1), slice(0, 8)), False, {})
     (got,) = accumulator.result()
     assert np.abs(got[0] - exact).max() < np.abs(x.sum(axis=0) - exact).max() / 4
 

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod as product
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from tilework.plan.stages import BlockPlace
 
 Axes = tuple[int, ...]
 Parts = tuple[np.ndarray, ...]
+Shared = dict[Any, Any]
 COUNT = np.dtype(np.int64)
 
 
@@ -59,7 +61,7 @@ class Kernel:
     __slots__ = ()
     spans: ClassVar[tuple[bool, ...]] = (True,)
 
-    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
+    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
         """The partial of one tile, which may be overwritten if ``owned``."""
         raise NotImplementedError
 
@@ -72,13 +74,13 @@ class Kernel:
         rows = block.shape[0] if block.ndim else 0
         slab = max(1, (1 << 17) * rows // block.size) if block.size else rows
         if slab >= rows:
-            return self.tile(block, axis, Scratch(), False)
+            return self.tile(block, axis, Scratch(), False, {})
         accumulator = TreeAccumulator(self, block.shape, axis, block.dtype)
         kept = [slice(0, 1) if a in axis else slice(0, n) for a, n in enumerate(block.shape)]
         for start in range(0, rows, slab):
             stop = min(start + slab, rows)
             kept[0] = slice(0, 1) if 0 in axis else slice(start, stop)
-            accumulator.update(block[start:stop], tuple(kept), False)
+            accumulator.update(block[start:stop], tuple(kept), False, {})
         return accumulator.result()
 
 
@@ -96,9 +98,9 @@ class TreeAccumulator:
         self._cells = 0  # in all pending partials
         self._limit = _PENDING_CELLS
 
-    def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool) -> None:
+    def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool, shared: Shared) -> None:
         """Take one tile."""
-        parts = self._kernel.tile(tile, self._axis, self._scratch, owned)
+        parts = self._kernel.tile(tile, self._axis, self._scratch, owned, shared)
         for a, n in self._lengths:
             if tile.shape[a] < n:
                 break
@@ -149,8 +151,18 @@ def _reduce(ufunc: np.ufunc, x: np.ndarray, axis: Axes, dtype: np.dtype[Any] | N
     return np.asarray(ufunc.reduce(x, axis=axis, dtype=dtype, keepdims=True))
 
 
+def _total(x: np.ndarray, axis: Axes, dtype: np.dtype[Any], shared: Shared) -> np.ndarray:
+    """The sum, which several reductions of one tile want."""
+    key = "total", axis, dtype
+    if key not in shared:
+        shared[key] = _reduce(np.add, x, axis, dtype)
+    total: np.ndarray = shared[key]
+    return total
+
+
+@lru_cache(maxsize=1024, typed=True)
 def _ones(ndim: int, value: Any, dtype: Any = None) -> np.ndarray:
-    """A value that is the same for the whole result."""
+    """A value that is the same for the whole result. Not to be written to."""
     return np.full((1,) * ndim, value, dtype)
 
 
@@ -196,6 +208,15 @@ def _count(mask: np.ndarray, axis: Axes) -> np.ndarray:
     return _reduce(np.add, mask, axis, COUNT)
 
 
+def _missing(x: np.ndarray, axis: Axes, scratch: Scratch, shared: Shared) -> np.ndarray:
+    """The number of NaNs."""
+    key = "missing", axis
+    if key not in shared:
+        shared[key] = _count(_isnan(x, scratch), axis)
+    missing: np.ndarray = shared[key]
+    return missing
+
+
 # ---------------------------------------------------------------- kernels
 
 
@@ -208,12 +229,15 @@ class Fold(Kernel):
     out: np.dtype[Any]
     fill: int | None = None
 
-    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
+    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
         if x.dtype == bool and self.ufunc is np.add and self.out.kind == "i":
             return (_count(x, axis).astype(self.out, copy=False),)
         if x.dtype == np.float16 and self.dtype is not None:
             x, owned = x.astype(self.dtype), True
-        result = _reduce(self.ufunc, x, axis, self.dtype)
+        if self.ufunc is np.add and self.dtype is not None:
+            result = _total(x, axis, self.dtype, shared)
+        else:
+            result = _reduce(self.ufunc, x, axis, self.dtype)
         # Without a NaN in the result there was none in the tile; most tiles of most data have none.
         if self.fill is not None and not (result == result).all():
             result = _reduce(self.ufunc, _without_nan(x, self.fill, scratch, owned), axis, self.dtype)
@@ -230,7 +254,7 @@ class Fold(Kernel):
 class CountNonzero(Kernel):
     """Number of elements that are not zero."""
 
-    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
+    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
         if len(axis) == x.ndim:
             return (_ones(x.ndim, np.count_nonzero(x), COUNT),)
         return (_count(x.astype(bool, copy=False), axis),)
@@ -249,7 +273,7 @@ class Extreme(Kernel):
     ufunc: np.ufunc
     spans: ClassVar[tuple[bool, ...]] = (True, False)
 
-    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
+    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
         return self.combine((x, _none_to_take(x, axis)), axis)
 
     def combine(self, parts: Parts, axis: Axes) -> Parts:
@@ -292,13 +316,11 @@ class Mean(Kernel):
     def spans(self) -> tuple[bool, ...]:  # type: ignore[override]
         return (True, self.skipna)
 
-    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
+    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
         n = product(x.shape[a] for a in axis)
         if not self.skipna:
-            return _reduce(np.add, x, axis, self.dtype), _ones(x.ndim, n, COUNT)
-        if x.dtype == np.float16:
-            x, owned = x.astype(self.dtype), True
-        missing = _count(_isnan(x, scratch), axis)
+            return _total(x, axis, self.dtype, shared), _ones(x.ndim, n, COUNT)
+        missing = _missing(x, axis, scratch, shared)
         if missing.any():
             x = _without_nan(x, 0, scratch, owned)
         return _reduce(np.add, x, axis, self.dtype), n - missing
@@ -311,7 +333,7 @@ class Mean(Kernel):
         if (n == 0).any() and total.size:
             warnings.warn("Mean of empty slice", RuntimeWarning, stacklevel=2)
         if not self.skipna:
-            mean = np.true_divide(total, int(n.flat[0]))
+            mean = np.true_divide(total, int(n.flat[0]) if n.size == 1 else n)
         elif total.dtype.hasobject:
             mean = np.true_divide(total, n)
         else:
@@ -334,15 +356,15 @@ class Moments(Kernel):
     def spans(self) -> tuple[bool, ...]:  # type: ignore[override]
         return (True, True, self.skipna)
 
-    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool) -> Parts:
+    def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
         n = product(x.shape[a] for a in axis)
         if x.dtype == np.float16:
             x, owned = x.astype(self.dtype), True
         if not self.skipna:
-            mean = np.asarray(_reduce(np.add, x, axis, self.dtype) / max(n, 1))
+            mean = np.asarray(_total(x, axis, self.dtype, shared) / max(n, 1))
             deviation = self._deviation(x, mean, scratch, owned)
             return mean, _sum_of_squares(deviation, axis), _ones(x.ndim, n, COUNT)
-        missing = _count(_isnan(x, scratch), axis)
+        missing = _missing(x, axis, scratch, shared)
         has_nan = bool(missing.any())
         filled = _without_nan(x, 0, scratch, False) if has_nan else x
         count = n - missing

@@ -19,10 +19,19 @@ Partial: TypeAlias = np.ndarray | tuple[np.ndarray, ...]
 class Accumulator(Protocol):
     """Takes a block tile by tile, so that the block itself need never exist. One per block and thread."""
 
-    def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool) -> None:
-        """Take one tile. ``where`` is its region of the kept-dims result; ``owned`` allows overwriting ``tile``.
+    def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool, shared: dict[Any, Any]) -> None:
+        """Take one tile.
 
-        Tiles are not empty. The regions of two tiles are the same or disjoint.
+        Parameters
+        ----------
+        tile
+            Not empty.
+        where
+            Its region of the kept-dims result. The regions of two tiles are the same or disjoint.
+        owned
+            Whether ``tile`` may be overwritten.
+        shared
+            What accumulators that take the same tile have found out about it, for each other; empty for the first.
         """
         ...
 

@@ -420,6 +420,7 @@ class _Run:
             (acc.update, r.value, r.kept, r.owned, r.stretch)
             for acc, r in zip(self.accumulators, plan.reduced, strict=True)
         ]
+        shared: dict[int, dict[Any, Any]] = {}  # by value: what its accumulators know about the tile
         try:
             for step in plan.once:
                 env[step.value] = step.fn(*[env[a] for a in step.args], out=self._out(step, 0, 0))
@@ -436,7 +437,12 @@ class _Run:
                     env[step.value] = step.fn(*[env[a] for a in step.args], out=out)
                 step = None
                 for update, i, kept, owned, stretch in reduced:
-                    update(env[i] if stretch is None else np.broadcast_to(env[i], stretch[s]), kept[t], owned)
+                    if i not in shared:
+                        shared[i] = {}
+                    update(
+                        env[i] if stretch is None else np.broadcast_to(env[i], stretch[s]), kept[t], owned, shared[i]
+                    )
+                shared.clear()
         except Exception as error:
             if step is not None:
                 error.add_note(f"raised by the elementwise operation {step.label!r}")
