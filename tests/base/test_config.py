@@ -206,8 +206,10 @@ def test_resolving_memory_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.resolve_workers(Settings(workers=7)) == 7
     monkeypatch.setattr(machine, "memory_total", lambda: 1000)
     monkeypatch.setattr(machine, "cores", lambda: 3)
+    config._machine.cache_clear()
     assert config.resolve_memory(Settings()) == 600
     assert config.resolve_workers(Settings()) == 3
+    config._machine.cache_clear()
 
 
 def run_with(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -80,12 +81,18 @@ def resolve_memory(settings: Settings) -> int:
     """The memory budget in bytes: as set, or :data:`MEMORY_SHARE` of what machine and cgroup have."""
     if settings.memory is not None:
         return settings.memory
-    return int(MEMORY_SHARE * machine.memory_total())
+    return int(MEMORY_SHARE * _machine()[0])
 
 
 def resolve_workers(settings: Settings) -> int:
     """Tasks at a time: as set, or the cores that this process may use (affinity and cgroup quota)."""
-    return settings.workers if settings.workers is not None else machine.cores()
+    return settings.workers if settings.workers is not None else _machine()[1]
+
+
+@cache
+def _machine() -> tuple[int, int]:
+    """Memory and cores, asked once: a dozen files of the kernel's are read for it, too dear for every computation."""
+    return machine.memory_total(), machine.cores()
 
 
 # ---------------------------------------------------------------- reading values
