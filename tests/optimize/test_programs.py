@@ -12,13 +12,11 @@ from math import isnan, nan, prod
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.engine import taskgraph
-from tilework.engine.dependencies import needed_blocks
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import RunOptions
@@ -32,7 +30,7 @@ from tilework.plan.indexing import normalize_slice
 from tilework.plan.ops import ArrayNode, BlockFunction, Node, Slot
 from tilework.plan.reductions import Reduction
 from tilework.plan.spec import verify, verify_stages
-from tilework.plan.stages import BlockPlace, Calls
+from tilework.plan.stages import BlockPlace
 
 MEMORY = 1 << 28
 
@@ -219,7 +217,7 @@ class Sums:
         self.axis = axis
         self.total = np.zeros([1 if a in axis else n for a, n in enumerate(shape)], np.int64)
 
-    def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool) -> None:
+    def update(self, tile: np.ndarray, where: tuple[slice, ...], owned: bool, shared: dict[Any, Any]) -> None:
         self.total[where] += tile.sum(axis=self.axis, keepdims=True)
 
     def result(self) -> np.ndarray:
@@ -485,7 +483,7 @@ def programs(draw: st.DrawFn) -> list[Node]:
         x = arrays[-1] if draw(st.booleans()) else draw(st.sampled_from(arrays))
         operation = draw(st.sampled_from(OPERATIONS))
         if operation in (op_take, op_points, op_concatenate, op_scan) and (
-            x.ndim == 0 or any(map(isnan, x.shape)) and operation in (op_points, op_scan)
+            x.ndim == 0 or (any(map(isnan, x.shape)) and operation in (op_points, op_scan))
         ):
             continue
         try:

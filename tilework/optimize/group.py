@@ -3,7 +3,7 @@
 Theory
 ------
 Nodes are visited from the outputs to the leaves. Each visited node has *uses*: by which groups its users want it, and
-along which axes of those groups (a *map*: for each axis of the node the group's domain axis, None where it is dropped).
+along which axes of those groups (a *map*: for each axis of the node the group's domain axis).
 
 - A node that one group wants, along one map, without repeating its blocks, joins that group: the chain is fused.
 - A node that several groups want along the same map joins them all into one group, if no group needs another's
@@ -38,7 +38,7 @@ from tilework.plan.ops import (
     Whole,
 )
 
-AxesMap: TypeAlias = tuple[int | None, ...]
+AxesMap: TypeAlias = tuple[int, ...]
 GoalKind: TypeAlias = Literal["value", "partial", "scan", "store"]
 
 
@@ -77,7 +77,7 @@ class Group:
         """The map of input ``i`` of a member with map ``axes``; None if several blocks of it go into one call."""
         if any(label >= node.ndim and n > 1 for label, n in zip(labels, i.grid, strict=True)):
             return None
-        along: list[int | None] = []
+        along: list[int] = []
         for label, chunks in zip(labels, i.chunks, strict=True):
             if label < node.ndim:
                 along.append(axes[label])
@@ -199,7 +199,7 @@ def _alive(uses: Sequence[Use], grouping: Grouping) -> list[Use]:
 def _once(node: ArrayNode, use: tuple[Group, AxesMap]) -> bool:
     """Whether each block of ``node`` is wanted by one task only."""
     target, axes = use
-    covered = {axis for axis, n in zip(axes, node.grid, strict=True) if axis is not None and n > 1}
+    covered = {axis for axis, n in zip(axes, node.grid, strict=True) if n > 1}
     return all(len(c) == 1 or axis in covered for axis, c in enumerate(target.domain))
 
 

@@ -100,7 +100,7 @@ class _Lowering:
     def _ordered(self) -> list[Unit]:
         """Groups and phases, producers first."""
         order: dict[Unit, None] = {}
-        stack: list[Unit] = [*self.by_phase, *self.grouping.groups][::-1]
+        stack: list[Unit] = [*self.grouping.groups[::-1], *reversed(self.by_phase)]
         open_: set[Unit] = set()
         while stack:
             unit = stack[-1]
@@ -168,7 +168,7 @@ class _Lowering:
         program = builder.build()
         grid = tuple(len(c) for c in made.domain)
         out, work = builder.weights()
-        operations = tuple(dict.fromkeys(m.label for m in made.members))
+        operations = tuple(dict.fromkeys(m.label for m in reversed(made.members)))
         number = len(self.stages)
         self.stages.append(
             Stage(
@@ -207,8 +207,7 @@ class _Lowering:
                 (BlockSegment(function, (0,), None, None, node.label),),
                 (Output(1),),
             )
-            kept = [AxisChunks((1,)) if a in node.axes else c for a, c in enumerate(node.inputs[0].chunks)]
-            out = weigh.spread(float(node.reduction.partial_itemsize), kept, tuple(range(len(grid))), len(grid))
+            out = weigh.partial_bytes(node, len(grid))
             grid = tuple(smaller)
             number = len(self.stages)
             self.stages.append(
@@ -229,16 +228,14 @@ class _Lowering:
         here = grid_map(source, tuple(range(source.ndim)))
         before = list(here.maps)
         before[node.axis] = previous(node.axis, grid[node.axis])
+        offset = BlockFunction(ScanOffset(node.join), (Slot(0), Slot(1)), check=False)
         program = Program(
             source.chunks,
             (Grouped(0, False), Block(1)),
-            (BlockSegment(BlockFunction(ScanOffset(node.join), (Slot(0), Slot(1)), check=False), (0, 1), None, None, node.label),),
+            (BlockSegment(offset, (0, 1), None, None, node.label),),
             (Output(2),),
         )  # fmt: skip
-        total = [AxisChunks((1,)) if a == node.axis else c for a, c in enumerate(source.chunks)]
-        out = weigh.flatten(
-            weigh.spread(float(node.dtype.itemsize), total, tuple(range(source.ndim)), source.ndim), grid
-        )
+        out = weigh.flatten(weigh.total_bytes(node, source.ndim), grid)
         inputs = (StageInput(number, GridMap(tuple(before))), StageInput(producer, here, 1))
         self.stages.append(Stage(node.label + "-offset", grid, inputs, program, out, out, operations=(node.label,)))
         self.chains[node] = (producer, number)

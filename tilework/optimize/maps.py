@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tilework.base.errors import InternalError
-from tilework.optimize.group import AxesMap
 from tilework.plan import pieces
 from tilework.plan.ops import ArrayNode, Concatenate, Overlap, Rechunk, Slice, Take
 from tilework.plan.stages import AxisMap, AxisPieces, GridMap
 
 
-def known(axis: int | None) -> int:
-    if axis is None:
-        raise InternalError("an axis with several blocks has no place in its group's domain")
-    return axis
-
-
-def all_known(axes: AxesMap) -> tuple[int, ...]:
-    return tuple(known(a) for a in axes)
-
-
-def grid_map(node: ArrayNode, axes: AxesMap) -> GridMap:
+def grid_map(node: ArrayNode, axes: Sequence[int | None]) -> GridMap:
     """Which block of ``node`` the task needs; all blocks along an axis that is contracted."""
     maps = []
     for axis, n in zip(axes, node.grid, strict=True):
@@ -29,12 +19,12 @@ def grid_map(node: ArrayNode, axes: AxesMap) -> GridMap:
     return GridMap(tuple(maps))
 
 
-def previous(axis: int, n: int) -> AxisMap:
+def previous(axis: int | None, n: int) -> AxisMap:
     """Block ``k`` needs block ``k - 1``; block 0 needs none."""
     return AxisMap(axis, np.maximum(np.arange(-1, n), 0), np.arange(n - 1))
 
 
-def assembly(node: ArrayNode, axes: AxesMap) -> tuple[tuple[AxisPieces, ...], ...]:
+def assembly(node: ArrayNode, axes: Sequence[int | None]) -> tuple[tuple[AxisPieces, ...], ...]:
     """The tables of pieces of a structural node: one tuple per input, one table per axis of the input."""
     source = node.inputs[0]
     assert isinstance(source, ArrayNode)

@@ -52,7 +52,7 @@ def _into_source(user: Slice, below: Source) -> ArrayNode | None:
             new = slice(new, new + 1, 1)
             drop.add(axis)
         region[axis] = new
-    return Source(below.source, tuple(region), tuple(sorted(drop)), user.chunks, user.token, below.label)
+    return build.source_region(below.source, tuple(region), tuple(sorted(drop)), user.chunks, below.label)
 
 
 def _into_slice(user: Slice, below: Slice) -> ArrayNode | None:
@@ -170,7 +170,7 @@ def _rechunk_source(user: Rechunk, below: Source) -> ArrayNode | None:
     """Read in the wanted blocks at once, if no stored chunk is then read by two of them."""
     if not below.source.free and not _aligned(user.chunks, below):
         return None
-    return Source(below.source, below.region, below.drop, user.chunks, user.token, below.label)
+    return build.source_region(below.source, below.region, below.drop, user.chunks, below.label)
 
 
 def _aligned(chunks: Sequence[AxisChunks], below: Source) -> bool:
@@ -212,7 +212,7 @@ def push_down(outputs: Sequence[Node]) -> tuple[Node, ...]:
             if not isinstance(node, Slice | Rechunk):
                 return node
             below = node.inputs[0]
-            rule = _BY_KINDS.get((type(node), type(below)))  # type: ignore[arg-type]
+            rule = _BY_KINDS.get((type(node), type(below)))
             if rule is None or not _worthwhile(node, below, users):
                 return node
             new = rule.rewrite(node, below)
@@ -237,6 +237,5 @@ def _worthwhile(user: ArrayNode, below: ArrayNode, users: dict[Node, list[Node]]
         return True
     if isinstance(below, Slice):  # composing slices computes nothing
         return True
-    if not all(isinstance(other, Slice) for other in others):
-        return False
-    return sum(prod(other.shape) for other in others) <= prod(below.shape)  # type: ignore[attr-defined]
+    wanted = [prod(other.shape) for other in others if isinstance(other, Slice)]
+    return len(wanted) == len(others) and bool(sum(wanted) <= prod(below.shape))

@@ -39,7 +39,7 @@ from tilework.plan.ops import (
     Take,
     Whole,
 )
-from tilework.plan.protocols import Sink
+from tilework.plan.protocols import Region, Sink
 from tilework.plan.protocols import Source as SourceProtocol
 from tilework.plan.reductions import Reduction
 
@@ -51,8 +51,12 @@ def source(src: SourceProtocol, chunks: Chunks, label: str = "array") -> Source:
     shape = tuple(axis.total for axis in chunks)
     if shape != src.shape:
         raise ChunkError(f"chunks {tuple(map(tuple, chunks))} add up to {shape}, but the array has shape {src.shape}")
-    region = tuple(slice(0, n, 1) for n in src.shape)
-    return Source(src, region, (), chunks, "source-" + tokenize(src.token, chunks), label)
+    return source_region(src, tuple(slice(0, n, 1) for n in src.shape), (), chunks, label)
+
+
+def source_region(src: SourceProtocol, region: Region, drop: tuple[int, ...], chunks: Chunks, label: str) -> Source:
+    """A region of ``src`` without the axes ``drop`` (of length one). Equal reads have equal tokens."""
+    return Source(src, region, drop, chunks, "source-" + tokenize(src.token, region, drop, chunks), label)
 
 
 # ---------------------------------------------------------------- blockwise
@@ -65,7 +69,7 @@ def elementwise(fn: Callable[..., Any], args: Sequence[Any], dtype: Any = None, 
     operands that it cannot combine. A scalar keeps NumPy's rules: a Python number is weak, a NumPy scalar is not.
     """
     nodes = [arg for arg in args if isinstance(arg, ArrayNode)]
-    label = label or getattr(fn, "__name__", "elementwise")
+    label = label or str(getattr(fn, "__name__", "elementwise"))
     if dtype is None:
         dtype = np.asarray(fn(*(np.empty(0, arg.dtype) if isinstance(arg, ArrayNode) else arg for arg in args))).dtype
     ndim = max(node.ndim for node in nodes)
@@ -279,7 +283,9 @@ def slice_(x: ArrayNode, index: Sequence[int | slice]) -> ArrayNode:
 
     Along an axis of unknown chunk sizes only ``slice(None)`` is possible.
     """
-    chunks, normal, changed = [], [], False
+    chunks: list[AxisChunks] = []
+    normal: list[int | slice] = []
+    changed = False
     for axis, (entry, have) in enumerate(zip(index, x.chunks, strict=True)):
         if isinstance(entry, slice) and (
             entry == slice(None) or (have.known and (entry.start, entry.stop, entry.step) == (0, have.total, 1))
@@ -307,7 +313,7 @@ def take(x: ArrayNode, indices: np.ndarray, axis: int, chunks: AxisChunks | None
             f"axis {axis} has unknown chunk sizes and cannot be indexed; call compute_chunk_sizes() first"
         )
     out = chunks or blocks.take_chunks(x.chunks[axis], indices)
-    all_chunks = x.chunks[:axis] + (out,) + x.chunks[axis + 1 :]
+    all_chunks = (*x.chunks[:axis], out, *x.chunks[axis + 1 :])
     token = "take-" + tokenize(
         indices.shape, indices.tobytes() if indices.nbytes < 1 << 20 else indices, axis, out, x.token
     )

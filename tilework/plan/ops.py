@@ -239,7 +239,8 @@ class Scan(ArrayNode):
     """A cumulative operation along ``axis``.
 
     Per block: ``local(block, axis)`` is the scan inside the block and ``total(block, axis)`` its total with
-    ``keepdims`` (None: the last element of the scan). Totals are joined by ``join(a, b)`` from the left, and ``join(offset, local_scan)`` is the result.
+    ``keepdims`` (None: the last element of the scan). Totals are joined by ``join(a, b)`` from the left, and
+    ``join(offset, local_scan)`` is the result.
     """
 
     __slots__ = ("axis", "join", "local", "total")
@@ -425,7 +426,9 @@ class Store(Node):
     sink: Sink
     offset: tuple[int, ...]
 
-    def __init__(self, input_: ArrayNode, sink: Sink, offset: tuple[int, ...], token: str, label: str = "store") -> None:
+    def __init__(
+        self, input_: ArrayNode, sink: Sink, offset: tuple[int, ...], token: str, label: str = "store"
+    ) -> None:
         self.inputs, self.sink, self.offset, self.token, self.label = (input_,), sink, offset, token, label
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,11 @@ def gather_points(node: Points) -> tuple[GatherPoints, ExplicitMap]:
     rest_axes = [a for a in range(source.ndim) if a not in node.axes]
     strides = np.cumprod([1, *source.grid[:0:-1]])[::-1] if source.grid else np.ones(0, np.int64)
     picks, needs = [], []
-    for lo, hi in zip(bounds[:-1], bounds[1:], strict=True):
-        flat = np.ravel_multi_index(tuple(k[lo:hi] for k in block_of), [len(c) for c in indexed]) if hi > lo else []
+    for lo, hi in pairwise(bounds.tolist()):
+        flat = np.ravel_multi_index(tuple(k[lo:hi] for k in block_of), [len(c) for c in indexed])
         found = []
         wanted = []
-        for one in np.unique(np.asarray(flat, np.int64)):
+        for one in np.unique(flat):
             where = np.flatnonzero(flat == one)
             index = np.unravel_index(one, [len(c) for c in indexed])
             inside = tuple(

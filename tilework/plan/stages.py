@@ -21,7 +21,7 @@ axis (axis of the stage's grid) each of its own axes lies along.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -119,6 +119,14 @@ class Leaf:
     chunks: tuple[AxisChunks, ...]
     axes: tuple[int | None, ...]
     drop: tuple[int, ...] = ()
+
+    def region_of(self, block: Sequence[int]) -> Region:
+        """What to read for one block, given its number along each source axis."""
+        region = []
+        for whole, chunks, k in zip(self.region, self.chunks, block, strict=True):
+            lo, hi = int(chunks.bounds[k]), int(chunks.bounds[k + 1])
+            region.append(slice(whole.start + lo * whole.step, whole.start + (hi - 1) * whole.step + 1, whole.step))
+        return tuple(region)
 
 
 @dataclass(frozen=True, slots=True)
