@@ -163,6 +163,13 @@ def test_wrong_results_are_named(result: Any, message: str, tools: Any) -> None:
         tools.run(stage, (1,))
 
 
+def test_errors_keep_their_class_and_name_the_operation(tools: Any) -> None:
+    stage = tools.one_stage([(3,)], [tools.leaf(np.ones(3))], [_segment(lambda x: x[7])], [1])
+    with pytest.raises(IndexError) as caught:
+        tools.run(stage)
+    assert caught.value.__notes__ == ["raised by the function of operation 'f'"]
+
+
 def test_unknown_sizes_are_not_compared(tools: Any) -> None:
     nan = AxisChunks((float("nan"), float("nan")))
     stage = tools.one_stage(

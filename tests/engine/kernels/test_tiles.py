@@ -271,6 +271,9 @@ def test_a_reduction_without_accumulator_gets_its_block_whole(tools: Any) -> Non
     stage = tools.one_stage(chunks, [tools.leaf(x, chunks)], [segment], [1])
     _, place, _ = tools.run(stage, (1, 1))
     np.testing.assert_array_equal(place, 3 + x.T[3:, 2:].argmax(axis=0, keepdims=True))
+    empty = TileSegment(segment.inputs, segment.steps, segment.results, (0, 1), (chunks[0], AxisChunks((0, 0))))
+    stage = tools.one_stage(empty.chunks, [tools.leaf(x[:, :0], empty.chunks)], [empty], [1])
+    assert [part.shape for part in tools.run(stage, (1, 1))] == [(0, 2), (0, 2), (1, 1)]
 
 
 def test_errors_name_the_step(tools: Any) -> None:

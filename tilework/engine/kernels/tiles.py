@@ -71,7 +71,7 @@ def run_tiles(
     ]
     shape = space(segment, index, views)
     if 0 in shape:
-        return [_empty_result(segment, result, shape, views) for result in segment.results]
+        return [_empty_result(segment, result, shape, views, index) for result in segment.results]
     order = _order(views, len(shape))
     key = (id(segment), shape, order, tuple(targets), *((v.shape, v.dtype, type(v)) for v in views))
     found = context.plans.get(key)
@@ -113,12 +113,27 @@ def _order(views: Sequence[Input], ndim: int) -> tuple[int, ...]:
     return memory_order(max(arrays, key=lambda array: array.size))
 
 
-def _empty_result(segment: TileSegment, result: TileResult, shape: tuple[int, ...], views: Sequence[Input]) -> Any:
+def _empty_result(
+    segment: TileSegment, result: TileResult, shape: tuple[int, ...], views: Sequence[Input], index: tuple[int, ...]
+) -> Any:
     """A result where a size is zero, so that no step has anything to do."""
     n = len(views)
     dtype = views[result.value].dtype if result.value < n else segment.steps[result.value - n].dtype
-    block = np.empty([shape[segment.axes.index(a)] for a in result.axes], dtype)
-    return block if result.reduction is None else result.reduction.partial(block, axis=result.reduce_axes)
+    block = np.empty([shape[segment.axes.index(axis)] for axis in result.axes], dtype)
+    return _finished(segment, result, block, index)
+
+
+def _finished(segment: TileSegment, result: TileResult, block: np.ndarray, index: tuple[int, ...]) -> Any:
+    """A result from its whole block."""
+    reduction = result.reduction
+    if reduction is None:
+        return block
+    if not reduction.place:
+        return reduction.partial(block, axis=result.reduce_axes)
+    chunks = tuple(segment.chunks[segment.axes.index(axis)] for axis in result.axes)
+    mine = tuple(index[axis] if len(c) > 1 else 0 for axis, c in zip(result.axes, chunks, strict=True))
+    place = BlockPlace(mine, tuple(map(len, chunks)), chunks)
+    return reduction.partial(block, axis=result.reduce_axes, block_place=place)
 
 
 # ---------------------------------------------------------------- the plan for blocks of one shape
@@ -395,20 +410,8 @@ class _Run:
                 raise InternalError("a generated value is wanted as a whole block")
             if whole.shape != plan.shape:
                 whole = np.broadcast_to(whole, plan.shape)
-            block = whole.transpose(permutation)
-            results.append(block if result.reduction is None else self._partial(result, block, index))
+            results.append(_finished(plan.segment, result, whole.transpose(permutation), index))
         return results
-
-    def _partial(self, result: TileResult, block: np.ndarray, index: tuple[int, ...]) -> Partial:
-        """The partial of a reduction that wants its block whole."""
-        reduction, segment = result.reduction, self.plan.segment
-        assert reduction is not None
-        if not reduction.place:
-            return reduction.partial(block, axis=result.reduce_axes)
-        chunks = tuple(segment.chunks[segment.axes.index(axis)] for axis in result.axes)
-        mine = tuple(index[axis] if len(c) > 1 else 0 for axis, c in zip(result.axes, chunks, strict=True))
-        place = BlockPlace(mine, tuple(map(len, chunks)), chunks)
-        return reduction.partial(block, axis=result.reduce_axes, block_place=place)
 
     def _loop(self) -> None:
         plan, env = self.plan, self.env

@@ -18,7 +18,11 @@ def run_function(segment: BlockSegment, place: BlockPlace, values: Sequence[Any]
     args, kwargs = _fill(function.args, values), _fill(function.kwargs, values)
     if function.place:
         kwargs["block_place"] = place
-    result = function.fn(*args, **kwargs)
+    try:
+        result = function.fn(*args, **kwargs)
+    except Exception as error:
+        error.add_note(f"raised by the function of operation {segment.label!r}")
+        raise
     if isinstance(result, np.generic):
         result = np.asarray(result)
     if segment.dtype is None and segment.expected is None:
