@@ -308,7 +308,7 @@ def _stage_box(graph: TaskGraph, number: int, output: bool) -> _Box:
         counts = Counter(call.label for call in stage.work.calls).most_common()
         names = [f"{format_count(n)} {label}" if n > 1 else label for label, n in counts]
     else:
-        names = list(reversed(stage.operations))  # which begin with the last one
+        names = list(stage.operations)
     details = [] if names == [stage.label] else [" · ".join(names[i : i + 4]) for i in range(0, len(names), 4)]
     if len(details) > 4:
         details[4:] = ["…"]

@@ -324,6 +324,7 @@ class Stage:
 
     ``out_bytes`` and ``work_bytes`` are int64 arrays, one entry a task in C order of the grid, or of length one where
     all tasks weigh the same. ``read_bytes`` and ``write_bytes`` are totals over the stage, for storage only.
+    ``operations`` are the labels of what was fused into it, inputs before users.
     """
 
     label: str
