@@ -158,25 +158,22 @@ def _counts(input_: StageInput, index: tuple[int, ...], n: int) -> tuple[int, ..
 
 
 def _leaf(leaf: Leaf, program: Program, number: int, index: tuple[int, ...], stream: bool) -> np.ndarray | Streamed:
-    region, shape = [], []
-    for whole, chunks, axis in zip(leaf.region, leaf.chunks, leaf.axes, strict=True):
-        k = 0 if axis is None else index[axis]
-        lo, hi = int(chunks.bounds[k]), int(chunks.bounds[k + 1])
-        region.append(slice(whole.start + lo * whole.step, whole.start + (hi - 1) * whole.step + 1, whole.step))
-        shape.append(hi - lo)
+    block_of = [0 if axis is None else index[axis] for axis in leaf.axes]
+    shape = tuple(chunks[k] for chunks, k in zip(leaf.chunks, block_of, strict=True))
     final = tuple(n for axis, n in enumerate(shape) if axis not in leaf.drop)
+    source, dtype = leaf.source, leaf.source.dtype
     if 0 in shape:
-        return np.empty(final, leaf.source.dtype)
+        return np.empty(final, dtype)
+    region = leaf.region_of(block_of)
     if stream and final == _space_of(program, number, index):
-        fill = leaf.source.stream(tuple(region))
+        fill = source.stream(region)
         if fill is not None:
-            return Streamed(final, leaf.source.dtype, fill)
-    block = leaf.source.read(tuple(region))
-    if type(block) is not np.ndarray or block.dtype != leaf.source.dtype or block.shape != tuple(shape):
-        who = f"source {type(leaf.source).__name__}, region {_show(tuple(region))}: its read"
-        block = checked(
-            np.asarray(block) if isinstance(block, np.generic) else block, tuple(shape), leaf.source.dtype, who
-        )
+            return Streamed(final, dtype, fill)
+    block = source.read(region)
+    if isinstance(block, np.generic):
+        block = np.asarray(block)
+    if type(block) is not np.ndarray or block.dtype != dtype or block.shape != shape:
+        block = checked(block, shape, dtype, f"source {type(source).__name__}, region {_show(region)}: its read")
     return block.reshape(final) if leaf.drop else block
 
 
