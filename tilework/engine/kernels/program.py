@@ -69,7 +69,12 @@ def run_stage(stage: Stage, index: tuple[int, ...], blocks: Blocks, context: Con
             values += run_tiles(segment, index, [values[v] for v, _ in segment.inputs], targets, context)
         else:
             place = BlockPlace(index, stage.grid, program.domain)
-            values.append(run_function(segment, place, [values[v] for v in segment.inputs]))
+            try:
+                values.append(run_function(segment, place, [values[v] for v in segment.inputs]))
+            except Exception as error:
+                if segment.label != stage.label:  # which the engine names, with the block
+                    error.add_note(f"raised by the function of operation {segment.label!r}")
+                raise
         for value in done:
             values[value] = None
     results = tuple(_deliver(program, output, values[output.value], index) for output in program.outputs)

@@ -18,11 +18,7 @@ def run_function(segment: BlockSegment, place: BlockPlace, values: Sequence[Any]
     args, kwargs = _fill(function.args, values), _fill(function.kwargs, values)
     if function.place:
         kwargs["block_place"] = place
-    try:
-        result = function.fn(*args, **kwargs)
-    except Exception as error:
-        error.add_note(f"raised by the function of operation {segment.label!r}")
-        raise
+    result = function.fn(*args, **kwargs)
     if isinstance(result, np.generic):
         result = np.asarray(result)
     if segment.dtype is None and segment.expected is None:
