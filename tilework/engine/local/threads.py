@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from tilework.engine.events import Listener
+from tilework.engine.local import blas
 from tilework.engine.local.loop import LocalRun
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
@@ -30,7 +31,8 @@ class ThreadsEngine:
         workers = min(options.workers, graph.n_tasks)
         with LocalRun(self.name, graph, options, max(workers, 1), listener) as run:
             if workers > 1:
-                _run_threads(run, workers)
+                with blas.shared_by(workers):
+                    _run_threads(run, workers)
             else:
                 run.work(0)
             return run.results()
