@@ -371,7 +371,7 @@ _GREY = "#838b99"  # is seen on white and on black
 _HEAD = f"""\
 digraph tilework {{
   bgcolor=transparent; fontname=Helvetica; fontcolor="{_GREY}"; fontsize=11; nodesep=0.3; ranksep=0.4;
-  node [shape=box, style="rounded,filled", fontname=Helvetica, fontcolor="#111827", margin="0.14,0.07", height=0.3];
+  node [shape=box, style="rounded,filled", fontname=Helvetica, fontcolor="#111827", margin="0.26,0.09", height=0.3];
   edge [color="{_GREY}", arrowsize=0.7, penwidth=1.1];
 """
 
