@@ -8,7 +8,8 @@ along which axes of those groups (a *map*: for each axis of the node the group's
 - A node that one group wants, along one map, without repeating its blocks, joins that group: the chain is fused.
 - A node that several groups want along the same map joins them all into one group, if no group needs another's
   result: the input is read once and every result is made in one pass (sum, mean and std of one array).
-- A source that costs nothing to read joins every group that wants it.
+- A source that costs nothing to read joins every group that wants it. So does what would take too much memory to keep
+  for them, if it is a dear source or elementwise operations on such: it is read and computed again.
 - Any other node becomes the goal of a group of its own: its blocks are made once and kept until all users had them.
 
 A group ends in *goals*: a value that others need, the first step of a reduction or a scan, a store. What needs blocks
@@ -137,8 +138,8 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
     outputs
         Those whose values are wanted.
     keep_bytes
-        A source that several groups need, and that is dear to read, is kept in memory for them if it weighs no more
-        than this; else each group reads it again.
+        What several groups need is kept in memory for them, but for sources, and elementwise operations on them, of
+        more bytes than this: each group reads and computes those again.
     """
     grouping = Grouping(phases(nodes))
     others = [node for node in nodes if not isinstance(node, Call)]
@@ -146,6 +147,7 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
         return grouping
     uses: dict[Node, list[Use]] = {node: [] for node in nodes}
     wanted = set(outputs)
+    again = _made_again(others, keep_bytes)
     for node in reversed(others):  # a call takes arrays as Whole, so that calls themselves want no blocks
         if isinstance(node, Store):
             made = grouping.add(Goal("store", node))
@@ -155,34 +157,46 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
         elif isinstance(node, ArrayNode):
             if node in wanted:
                 uses[node].append((None, ()))
-            for target, axes in _place(node, uses, grouping, keep_bytes):
+            for target, axes in _place(node, uses, grouping, again):
                 target.members[node] = axes
                 _want_inputs(node, target, axes, uses)
             _first_step(node, uses, grouping)
     return grouping
 
 
+def _made_again(nodes: Sequence[Node], keep_bytes: float) -> set[Node]:
+    """Nodes that are too large to be kept for several groups, and cheap to make once more."""
+    again: set[Node] = set()
+    for node in nodes:
+        if not isinstance(node, Source) and not (isinstance(node, Blockwise) and node.elementwise):
+            continue
+        inputs = node.inputs if isinstance(node, Blockwise) else ()
+        if _bytes(node) > keep_bytes and all(i in again or _bytes(i) <= keep_bytes for i in inputs):
+            again.add(node)
+    return again
+
+
 def _place(
-    node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping, keep_bytes: float
+    node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping, again: set[Node]
 ) -> list[tuple[Group, AxesMap]]:
     """The groups that compute ``node`` inside, with its map in each."""
     want = _alive(uses[node], grouping)
     inside = [(g, axes) for g, axes in want if g is not None]
     external = len(inside) < len(want)
-    source = node if isinstance(node, Source) else None
+    free = isinstance(node, Source) and node.source.free
     if inside and not external and not isinstance(node, Points | Reshape):
-        if len(inside) == 1 and (_once(node, inside[0]) or (source is not None and source.source.free)):
+        groups = [g for g, _ in inside]
+        once = all(_once(node, use) for use in inside)
+        if once and len(inside) == 1:
             return inside
-        if len(inside) > 1 and len({axes for _, axes in inside}) == 1:
-            groups = [g for g, _ in inside]
-            if _once(node, inside[0]) and _can_join(groups, grouping):
-                grouping.join(groups[0], groups[1:])
-                return [inside[0]]
-        if source is not None and (source.source.free or _bytes(source) > keep_bytes):
+        if once and len({axes for _, axes in inside}) == 1 and _can_join(groups, grouping):
+            grouping.join(groups[0], groups[1:])
+            return [inside[0]]
+        several_maps = len(set(groups)) < len(groups)  # only a source is read along several maps in one group
+        if free or (once and node in again and (isinstance(node, Source) or not several_maps)):
             return inside
     made = grouping.add(Goal("value", node))
-    everywhere = inside if source is not None and source.source.free else []
-    return [(made, made.goals[0].axes), *everywhere]
+    return [(made, made.goals[0].axes), *(inside if free else [])]
 
 
 def _alive(uses: Sequence[Use], grouping: Grouping) -> list[Use]:

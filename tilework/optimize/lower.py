@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,7 +51,7 @@ class Lowered:
     resident_bytes: int
 
 
-def lower(outputs: Sequence[Node], keep_bytes: float = 0.0) -> Lowered:
+def lower(outputs: Sequence[Node], keep_bytes: float = inf) -> Lowered:
     """Lower an optimized plan; ``keep_bytes`` as in :func:`tilework.optimize.group.group`."""
     nodes = topological(outputs)
     return _Lowering(nodes, outputs, group(nodes, outputs, keep_bytes)).run()

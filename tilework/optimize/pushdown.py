@@ -87,7 +87,7 @@ def _through_elementwise(user: Slice, below: Blockwise) -> ArrayNode | None:
                 new_labels.append(kept[label] if label < below.ndim else extra + label - below.ndim)
         inputs.append(build.slice_(node, index))
         axes.append(tuple(new_labels))
-    return Blockwise(below.op, tuple(inputs), tuple(axes), user.chunks, below.dtype, user.token, below.label)
+    return build.by_element(below.op, inputs, axes, user.chunks, below.dtype, below.label)
 
 
 def _through_concatenate(user: Slice, below: Concatenate) -> ArrayNode | None:
@@ -141,15 +141,18 @@ def _through_reduce(user: Slice, below: Reduce) -> ArrayNode | None:
     inner = build.slice_(below.inputs[0], index)
     if inner is below.inputs[0]:
         return None
-    if below.keepdims:
-        chunks = tuple(below.chunks[a] if a in below.axes else c for a, c in enumerate(inner.chunks))
-    else:
-        chunks = tuple(c for a, c in enumerate(inner.chunks) if a not in below.axes)
-    new = Reduce(
-        below.reduction, inner, below.axes, below.keepdims, below.split_every, chunks, below.dtype,
-        below.label + "-" + user.token,
-    )  # fmt: skip
-    return build.slice_(new, rest) if any(e != slice(None) for e in rest) else new
+    new = build.reduce(
+        inner,
+        below.reduction,
+        below.axes,
+        below.dtype,
+        keepdims=below.keepdims,
+        split_every=dict(zip(below.axes, below.split_every, strict=True)),
+        out_sizes={a: below.shape[a] for a in below.axes} if below.keepdims else None,
+    )
+    if any(e != slice(None) and (n != 1 or e == slice(0, 0, 1)) for e, n in zip(rest, new.shape, strict=True)):
+        return build.slice_(new, rest)
+    return build.rearrange(new, [axis for axis, e in enumerate(rest) if isinstance(e, slice)])
 
 
 def _through_scan(user: Slice, below: Scan) -> ArrayNode | None:
@@ -159,7 +162,7 @@ def _through_scan(user: Slice, below: Scan) -> ArrayNode | None:
         return None
     inner = build.slice_(below.inputs[0], user.index)
     functions = (below.local, below.total, below.join)
-    return Scan(inner, below.axis, functions, user.chunks, below.dtype, user.token, below.label)
+    return build.scan(inner, below.axis, functions, below.dtype, below.label)
 
 
 def _through_rechunk(user: Slice, below: Rechunk) -> ArrayNode | None:

@@ -79,8 +79,21 @@ def elementwise(fn: Callable[..., Any], args: Sequence[Any], dtype: Any = None, 
     slots = iter([Slot(distinct.index(node)) for node in aligned])
     template = tuple(next(slots) if isinstance(arg, ArrayNode) else arg for arg in args)
     axes_of = tuple(tuple(range(ndim - node.ndim, ndim)) for node in distinct)
-    token = f"{label}-" + tokenize(fn, template, dtype, [node.token for node in distinct])
-    return Blockwise(Elementwise(fn, template), tuple(distinct), axes_of, chunks, np.dtype(dtype), token, label)
+    return by_element(Elementwise(fn, template), distinct, axes_of, chunks, np.dtype(dtype), label)
+
+
+def by_element(
+    op: Elementwise,
+    inputs: Sequence[ArrayNode],
+    axes: Sequence[tuple[int, ...]],
+    chunks: Chunks,
+    dtype: np.dtype[Any],
+    label: str,
+) -> Blockwise:
+    """An elementwise operation on inputs that fit together already; the fields are those of :class:`ops.Blockwise`."""
+    axes = tuple(axes)
+    token = f"{label}-" + tokenize(op.fn, op.args, axes, chunks, dtype, [node.token for node in inputs])
+    return Blockwise(op, tuple(inputs), axes, chunks, dtype, token, label)
 
 
 def rearrange(
@@ -110,8 +123,7 @@ def rearrange(
         else:
             raise PlanError(f"{label}: axis {j} of length {x.shape[j]} cannot be dropped; only length one can")
     chunks = tuple(new[k] if k in new else (ONE if j is None else x.chunks[j]) for k, j in enumerate(axes))
-    token = f"{label}-" + tokenize("rearrange", axes, chunks, x.token)
-    return Blockwise(Elementwise(None, (Slot(0),)), (x,), (tuple(labels),), chunks, x.dtype, token, label)
+    return by_element(Elementwise(None, (Slot(0),)), (x,), (tuple(labels),), chunks, x.dtype, label)
 
 
 def blockwise(
