@@ -16,8 +16,7 @@ Pass = Callable[[Sequence[Node]], tuple[Node, ...]]
 
 PASSES: tuple[tuple[str, Pass], ...] = (
     ("merge-equal", merge_equal),
-    ("push-down", push_down),
-    ("merge-equal", merge_equal),  # pushing down makes equal reads
+    ("push-down", push_down),  # merges what it makes
 )
 
 

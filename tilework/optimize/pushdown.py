@@ -7,13 +7,12 @@ more than the node holds (then every push saves work).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 
-from tilework.optimize.pattern import Rule
+from tilework.optimize.pattern import Rule, move_down
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
-from tilework.plan.graph import consumers, rewrite, topological
 from tilework.plan.ops import (
     ArrayNode,
     Blockwise,
@@ -64,7 +63,7 @@ def _into_slice(user: Slice, below: Slice) -> ArrayNode | None:
             continue
         outer, length = next(entries), below.inputs[0].shape[axis]
         index.append(inner if outer == slice(None) else _compose(outer, inner, length))
-    return Slice(below.inputs[0], tuple(index), user.chunks, user.token, user.label)
+    return build.slice_(below.inputs[0], index)
 
 
 def _through_elementwise(user: Slice, below: Blockwise) -> ArrayNode | None:
@@ -112,15 +111,7 @@ def _through_concatenate(user: Slice, below: Concatenate) -> ArrayNode | None:
     if not parts:
         return None
     axis = sum(isinstance(e, slice) for e in user.index[: below.axis])
-    if len(parts) == 1:
-        return build.rechunk(parts[0], user.chunks)
-    joined = Concatenate(tuple(parts), axis, _joined(parts, axis), "concatenate-" + user.token)
-    return build.rechunk(joined, user.chunks)
-
-
-def _joined(parts: Sequence[ArrayNode], axis: int) -> tuple[AxisChunks, ...]:
-    along = AxisChunks(size for node in parts for size in node.chunks[axis])
-    return tuple(along if k == axis else c for k, c in enumerate(parts[0].chunks))
+    return build.rechunk(build.concatenate(parts, axis), user.chunks)
 
 
 def _through_reduce(user: Slice, below: Reduce) -> ArrayNode | None:
@@ -176,6 +167,10 @@ def _rechunk_source(user: Rechunk, below: Source) -> ArrayNode | None:
     return build.source_region(below.source, below.region, below.drop, user.chunks, below.label)
 
 
+def _rechunk_rechunk(user: Rechunk, below: Rechunk) -> ArrayNode | None:
+    return build.rechunk(below.inputs[0], user.chunks)
+
+
 def _aligned(chunks: Sequence[AxisChunks], below: Source) -> bool:
     if below.source.storage_chunks is None:
         return True
@@ -197,48 +192,22 @@ RULES: tuple[Rule, ...] = (
     Rule("slice through scan", Slice, Scan, _through_scan),
     Rule("slice through rechunk", Slice, Rechunk, _through_rechunk),
     Rule("rechunk into source", Rechunk, Source, _rechunk_source),
+    Rule("rechunk of rechunk", Rechunk, Rechunk, _rechunk_rechunk),
 )
-_BY_KINDS = {(rule.user, rule.below): rule for rule in RULES}
 
 
 def push_down(outputs: Sequence[Node]) -> tuple[Node, ...]:
-    """Apply ``RULES`` until none applies. Terminates: each application moves a slice or rechunk towards the leaves."""
-    current = tuple(outputs)
-    while True:
-        nodes = topological(current)
-        if not any(type(node) is Slice or type(node) is Rechunk for node in nodes):
-            return current
-        users = consumers(nodes)
-        changed: list[str] = []
-
-        def change(node: Node, users: dict[Node, list[Node]] = users, changed: list[str] = changed) -> Node:
-            if not isinstance(node, Slice | Rechunk):
-                return node
-            below = node.inputs[0]
-            rule = _BY_KINDS.get((type(node), type(below)))
-            if rule is None or not _worthwhile(node, below, users):
-                return node
-            new = rule.rewrite(node, below)
-            if new is None:
-                return node
-            changed.append(rule.name)
-            return new
-
-        current = rewrite(current, change)
-        if not changed:
-            return current
+    """Apply :data:`RULES` as far down as they go. Equal tokens must be one node."""
+    return move_down(outputs, RULES, _worthwhile)
 
 
-def _worthwhile(user: ArrayNode, below: ArrayNode, users: dict[Node, list[Node]]) -> bool:
-    """Whether pushing ``user`` below ``below`` duplicates no work."""
-    if below not in users:  # made in this very sweep: the next one knows its users
-        return False
-    others = users[below]
-    if len(others) <= 1:
+def _worthwhile(user: ArrayNode, below: ArrayNode, users: Collection[Node]) -> bool:
+    """Whether moving ``user`` past ``below`` duplicates no work."""
+    if len(users) <= 1:
         return True
     if isinstance(below, Source) and below.source.free:
         return True
     if isinstance(below, Slice):  # composing slices computes nothing
         return True
-    wanted = [prod(other.shape) for other in others if isinstance(other, Slice)]
-    return len(wanted) == len(others) and bool(sum(wanted) <= prod(below.shape))
+    wanted = [prod(other.shape) for other in users if isinstance(other, Slice) and other is not below]
+    return len(wanted) == len(users) and bool(sum(wanted) <= prod(below.shape))
