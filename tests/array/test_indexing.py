@@ -123,11 +123,42 @@ def test_indices_that_numpy_refuses():
             x[index]
 
 
+@few
+@given(st.data(), arrays(dtypes=["int64"], min_dims=2, min_side=1))
+def test_several_index_arrays_of_which_some_are_lazy(data, pair):
+    a, x = pair
+    shape = data.draw(npst.array_shapes(max_dims=2, max_side=4))
+    plain, lazy = [], []
+    for n in a.shape:
+        kind = data.draw(st.sampled_from(["array", "lazy", "int", "slice"]))
+        positions = npst.arrays(int, shape, elements=st.integers(-n, n - 1))
+        number = st.integers(-n, n - 1)
+        plain.append(data.draw(positions if kind in ("array", "lazy") else st.slices(n) if kind == "slice" else number))
+        lazy.append(ta.from_array(plain[-1], chunks=2) if kind == "lazy" else plain[-1])
+    assert_eq(x[tuple(lazy)], a[tuple(plain)])
+
+
+def test_lazy_positions_outside():
+    x = ta.ones((3, 4), chunks=2)
+    with pytest.raises(IndexError, match="out of bounds"):
+        x[ta.asarray([3])].compute()
+    with pytest.raises(IndexError, match="5 is out of bounds for size 4"):
+        x[ta.asarray([0]), ta.asarray([5])].compute()
+
+
 def test_a_mask_and_an_index_array_that_are_lazy():
     x = ta.ones((4, 4), chunks=2)
     mask = ta.ones(4, dtype=bool, chunks=2)
     with pytest.raises(UnsupportedError, match="compute"):
         x[mask, [0, 1, 2, 3]]
+
+
+def test_masks_without_axes():
+    a = np.arange(6).reshape(2, 3)
+    x = ta.from_array(a, chunks=2)
+    for value in (True, False):
+        assert_eq(x[ta.asarray(value)], a[np.bool_(value)])
+        assert_eq(ta.asarray(5)[ta.asarray(value)], np.asarray(5)[np.bool_(value)])
 
 
 def test_unknown_sizes_are_named_and_can_be_found_out():

@@ -327,9 +327,14 @@ def test_tile_and_repeat(data, pair):
         assert_eq(x.repeat(repeats, axis), a.repeat(repeats, axis))
 
 
-def test_repeat_and_tile_refuse():
-    with pytest.raises(UnsupportedError, match="compute"):
-        ta.repeat(ta.ones(3), ta.ones(3, dtype=int))
+def test_lazy_repeats_leave_the_length_open():
+    a = np.arange(6).reshape(2, 3)
+    x = ta.from_array(a, chunks=2)
+    assert_eq(ta.repeat(x, ta.asarray([2, 0, 1]), axis=1), np.repeat(a, [2, 0, 1], axis=1))
+    assert_eq(ta.repeat(x, ta.asarray(2)), np.repeat(a, 2))
+
+
+def test_tile_refuses():
     with pytest.raises(PlanError, match="negative"):
         ta.tile(ta.ones(3), -1)
 

@@ -214,6 +214,15 @@ class Array(NDArrayOperatorsMixin):
             raise ValueError("a lazy array cannot be converted to NumPy without a copy; leave out copy=False")
         return np.asarray(self.compute(), dtype=dtype)
 
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
+        # A copy: computed values may be shared, and DLPack lets write.
+        return np.array(self).__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # the processor's memory
+
     def _item(self) -> Any:
         """The one element, computed."""
         if self.size != 1:

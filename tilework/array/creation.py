@@ -130,12 +130,15 @@ def asarray(
         The type to convert to.
     chunks
         As for :func:`from_array`, if ``a`` is no array yet. Default: automatic.
-    order, copy, device, like, allow_unknown_chunksizes
-        Without effect; arrays are lazy, so nothing is copied.
+    copy
+        Make a new array, that keeps its values when ``a`` is assigned to. By default there is no copy where there need
+        not be one.
+    order, device, like, allow_unknown_chunksizes
+        Without effect; for programs written for NumPy or Dask.
     """
     check_device(device)
     if isinstance(a, Array):
-        x = a
+        x = Array(a.node) if copy else a
     elif isinstance(getattr(a, "data", None), Array):
         x = a.data
     elif isinstance(a, list | tuple) and _holds_arrays(a):
@@ -143,7 +146,7 @@ def asarray(
     else:
         if isinstance(a, np.ndarray | np.generic) or not hasattr(a, "shape"):
             _refuse_foreign(a)
-            a = np.asarray(a, dtype)
+            a = np.array(a, dtype) if copy else np.asarray(a, dtype)
         if chunks is None:
             chunks = -1 if np.dtype(a.dtype).hasobject else "auto"
         x = from_array(a, chunks)
@@ -170,9 +173,15 @@ def array(
     >>> ta.array([1, 2, 3], ndmin=2).shape
     (1, 3)
     """
-    x = asarray(x, dtype, chunks=chunks)
+    x = asarray(x, dtype, chunks=chunks, copy=copy)
     missing = max(0, ndmin - x.ndim)
     return Array(build.rearrange(x.node, [None] * missing + list(range(x.ndim)), label="array"))
+
+
+def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Array:
+    """An array from an object of another library that speaks DLPack."""
+    check_device(device)
+    return x if isinstance(x, Array) else from_array(np.from_dlpack(x))
 
 
 def copy(a: Any, order: str = "C", subok: bool = False) -> Array:
@@ -327,21 +336,34 @@ def full_like(
     return full(a.shape if shape is None else shape, fill_value, dtype, chunks=chunks, device=device)
 
 
-def zeros_like(a: Any, dtype: Any = None, *args: Any, **options: Any) -> Array:
-    """Zeros with the shape, dtype and chunks of another array. Parameters are those of :func:`full_like`."""
-    dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.zeros((), dtype)[()], dtype, *args, **options)
+def zeros_like(
+    a: Any, /, dtype: Any = None, order: str = "C", subok: bool = False, shape: Any = None, *, chunks: Any = None,
+    name: Any = None, device: Any = None,
+) -> Array:  # fmt: skip
+    """Zeros, with the shape, dtype and chunks of another array; see :func:`full_like`."""
+    a = asarray(a)
+    dtype = a.dtype if dtype is None else np.dtype(dtype)
+    return full_like(a, np.zeros((), dtype)[()], dtype, shape=shape, chunks=chunks, device=device)
 
 
-def ones_like(a: Any, dtype: Any = None, *args: Any, **options: Any) -> Array:
-    """Ones with the shape, dtype and chunks of another array. Parameters are those of :func:`full_like`."""
-    dtype = asarray(a).dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.ones((), dtype)[()], dtype, *args, **options)
+def ones_like(
+    a: Any, /, dtype: Any = None, order: str = "C", subok: bool = False, shape: Any = None, *, chunks: Any = None,
+    name: Any = None, device: Any = None,
+) -> Array:  # fmt: skip
+    """Ones, with the shape, dtype and chunks of another array; see :func:`full_like`."""
+    a = asarray(a)
+    dtype = a.dtype if dtype is None else np.dtype(dtype)
+    return full_like(a, np.ones((), dtype)[()], dtype, shape=shape, chunks=chunks, device=device)
 
 
-def empty_like(a: Any, dtype: Any = None, *args: Any, **options: Any) -> Array:
-    """Values that do not matter, with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    return zeros_like(a, dtype, *args, **options)
+def empty_like(
+    a: Any, /, dtype: Any = None, order: str = "C", subok: bool = False, shape: Any = None, *, chunks: Any = None,
+    name: Any = None, device: Any = None,
+) -> Array:  # fmt: skip
+    """Values that do not matter (zeros), with the shape, dtype and chunks of another array; see :func:`full_like`."""
+    a = asarray(a)
+    dtype = a.dtype if dtype is None else np.dtype(dtype)
+    return full_like(a, np.zeros((), dtype)[()], dtype, shape=shape, chunks=chunks, device=device)
 
 
 # ---------------------------------------------------------------- ranges

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,29 @@ def can_cast(from_: Any, to: Any, casting: str = "safe") -> bool:
     return np.can_cast(_dtype(from_), to, casting)  # type: ignore[arg-type]
 
 
-def finfo(type: Any, /) -> np.finfo:
-    """Limits of a type of floats. See :class:`numpy.finfo`."""
-    return np.finfo(_dtype(type))
+@dataclass(frozen=True)
+class FloatInfo:
+    """Limits of a type of floats, as Python floats: what :func:`finfo` returns, as the array API wants it."""
+
+    bits: int
+    eps: float
+    max: float
+    min: float
+    smallest_normal: float
+    dtype: np.dtype[Any]
+
+
+def finfo(type: Any, /) -> FloatInfo:
+    """Limits of a type of floats. See :class:`numpy.finfo`.
+
+    Examples
+    --------
+    >>> finfo("float16").max
+    65504.0
+    """
+    info = np.finfo(_dtype(type))
+    limits = (float(x) for x in (info.eps, info.max, info.min, info.smallest_normal))
+    return FloatInfo(info.bits, *limits, dtype=info.dtype)
 
 
 def iinfo(type: Any, /) -> np.iinfo:
@@ -41,3 +62,11 @@ def iscomplexobj(x: Any) -> bool:
 def isrealobj(x: Any) -> bool:
     """Whether the elements are of no complex type."""
     return not iscomplexobj(x)
+
+
+class NamespaceInfo(np.__array_namespace_info__):  # type: ignore[name-defined, misc]
+    """What :mod:`tilework.array` can do, for the array API: what NumPy can, on one device."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices."""
+        return ("cpu",)

@@ -4,7 +4,7 @@ What stands between the brackets is parsed by :mod:`tilework.plan.indexing`; her
 
 1. slices and integers become one Slice;
 2. one index array becomes a Take; several that select a grid (``numpy.ix_``) one Take each; several that select
-   points become Points; a lazy mask leaves blocks of unknown sizes; a lazy integer array needs whole axes in memory;
+   points become Points; a lazy mask leaves blocks of unknown sizes; lazy integer arrays need whole axes in memory;
 3. all axes are put where NumPy puts them: those of index arrays in the place of the arrays if these stand next to each
    other, first of all if not (integers count as arrays here).
 
@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilework.array.core import Array
+from tilework.array.creation import asarray
 from tilework.array.elementwise import Mapped
 from tilework.array.shapes import reshape_node
 from tilework.base.errors import UnsupportedError
@@ -86,13 +87,11 @@ def _select(node: ArrayNode, entries: list[Entry], pointwise: bool) -> Array:
     """The selected elements. With ``pointwise`` arrays never select a grid, and their axes come first."""
     node = build.slice_(node, [FULL if is_array(e) else e for _, e in per_axis(entries)])
     labels: list[Label] = [k for k, e in per_axis(entries) if not isinstance(e, int)]
-    arrays = {k: e for k, e in enumerate(entries) if is_array(e)}
+    arrays: dict[int, Any] = {k: e for k, e in enumerate(entries) if is_array(e)}
     ndim = 0
     if any(map(is_lazy, arrays.values())):
         if len(arrays) > 1:
-            raise UnsupportedError(
-                "a lazy index array cannot be combined with other index arrays; compute() it first, or index twice"
-            )
+            node, labels, arrays = _join_lazy(node, labels, arrays)
         ((k, array),) = arrays.items()
         ndim = 1 if array.dtype.kind == "b" else array.ndim
         node, labels = _take_lazy(node, labels, k, array.node)
@@ -161,13 +160,43 @@ def _take_points(
     return node, [*(("dim", d) for d in range(len(common))), *(label for label in labels if label not in arrays)]
 
 
+def _join_lazy(
+    node: ArrayNode, labels: list[Label], arrays: Mapping[int, Any]
+) -> tuple[ArrayNode, list[Label], dict[int, Array]]:
+    """Several index arrays, of which some are lazy, as one: into the axis that their axes become when joined."""
+    if any(array.dtype.kind == "b" for array in arrays.values()):
+        raise UnsupportedError(
+            "a lazy mask cannot be combined with other index arrays; compute() it first, or index in two steps"
+        )
+    axes = [labels.index(k) for k in arrays]
+    rest = [axis for axis in range(node.ndim) if axis not in axes]
+    lengths = [node.shape[axis] for axis in axes]
+    flat: Any = 0
+    for array, n in zip(arrays.values(), lengths, strict=True):
+        checked = build.elementwise(Mapped(_checked, (("n", n),)), [asarray(array).node], np.int64, "getitem")
+        flat = flat * n + Array(checked)
+    node = build.rearrange(node, [*axes, *rest])
+    node = reshape_node(node, (prod(lengths), *node.shape[len(axes) :]))
+    k = min(arrays)
+    return node, [k, *(labels[axis] for axis in rest)], {k: flat}
+
+
+def _checked(positions: np.ndarray, *, n: int) -> np.ndarray:
+    """Positions along an axis of length ``n``, not negative."""
+    if ((positions < -n) | (positions >= n)).any():
+        raise IndexError(f"index {positions[(positions < -n) | (positions >= n)].flat[0]} is out of bounds for size {n}")
+    return np.where(positions < 0, positions + n, positions)
+
+
 def _take_lazy(node: ArrayNode, labels: list[Label], k: int, index: ArrayNode) -> tuple[ArrayNode, list[Label]]:
-    axis, n = labels.index(k), labels.count(k)
+    n = labels.count(k)
+    axis = labels.index(k) if n else sum(label < k for label in labels)  # a mask without axes adds one
     before, after = labels[:axis], labels[axis + n :]
     if index.dtype.kind == "b":
-        if n > 1:
-            node = reshape_node(node, (*node.shape[:axis], prod(index.shape), *node.shape[axis + n :]))
-            index = reshape_node(index, (prod(index.shape),))
+        if n != 1:
+            size = prod(index.shape)
+            node = reshape_node(node, (*node.shape[:axis], size, *node.shape[axis + n :]))
+            index = reshape_node(index, (size,))
         names = [*before, "masked", *after]
         function = BlockFunction(_compress, (Slot(0), Slot(1)), {"axis": axis})
         inputs = [(node, names), (index, ["masked"])]
@@ -176,11 +205,7 @@ def _take_lazy(node: ArrayNode, labels: list[Label], k: int, index: ArrayNode) -
     dims = [("dim", d) for d in range(index.ndim)]
     function = BlockFunction(_take, (Slot(0), Slot(1)), {"axis": axis})
     inputs = [(node, [*before, "taken", *after]), (index, dims)]
-    return build.blockwise(function, [*before, *dims, *after], inputs, node.dtype, label="take"), [
-        *before,
-        *dims,
-        *after,
-    ]
+    return build.blockwise(function, [*before, *dims, *after], inputs, node.dtype, label="take"), [*before, *dims, *after]
 
 
 def _compress(block: np.ndarray, mask: np.ndarray, *, axis: int) -> np.ndarray:

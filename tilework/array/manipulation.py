@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tilework.array.indexing import getitem
 from tilework.array.shapes import atleast_1d, atleast_2d, atleast_3d, broadcast_to, moveaxis, ravel, reshape
 from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
 from tilework.plan import build
+from tilework.plan.ops import BlockFunction, Slot
 
 FULL = slice(None)
 
@@ -382,6 +384,15 @@ def tile(A: Any, reps: Any) -> Array:
 def repeat(a: Any, repeats: Any, axis: int | None = None) -> Array:
     """Each element repeated. See :func:`numpy.repeat`."""
     a, axis = _along(a, axis)
-    if isinstance(repeats, Array):
-        raise UnsupportedError("repeat: repeats is a lazy array, so the shape is unknown; compute() it first")
+    if isinstance(repeats, Array):  # how many there will be is unknown
+        names = list(range(a.ndim))
+        out = [*names[:axis], "repeated", *names[axis + 1 :]]
+        function = BlockFunction(_repeat, (Slot(0), Slot(1)), {"axis": axis})
+        inputs: list[Any] = [(a.node, names), (atleast_1d(repeats).node, ["repeats"])]
+        new_axes = {"repeated": (nan,)}
+        return Array(build.blockwise(function, out, inputs, a.dtype, new_axes=new_axes, label="repeat"))
     return _cut(a, axis, np.repeat(np.arange(len(moveaxis(a, axis, 0))), repeats))
+
+
+def _repeat(block: np.ndarray, repeats: np.ndarray, *, axis: int) -> np.ndarray:
+    return np.repeat(block, repeats, axis)
