@@ -95,6 +95,7 @@ class Grouping:
 
     def __init__(self, phase: dict[Node, int]) -> None:
         self.phase = phase  # as :func:`phases` gives it
+        self.visited: set[Node] = set()  # nodes that have their groups; all others are nearer to the leaves
         self.home: dict[Goal, Group] = {}  # every goal → the one group that makes it
 
     @property
@@ -161,6 +162,7 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
                 target.members[node] = axes
                 _want_inputs(node, target, axes, uses)
             _first_step(node, uses, grouping)
+        grouping.visited.add(node)
     return grouping
 
 
@@ -238,14 +240,14 @@ def _can_join(groups: Sequence[Group], grouping: Grouping) -> bool:
     if not together.isdisjoint(members):
         return False  # a reduction begins in one group, and its answer is used inside another
     # Walk up from what the goals need: meeting one of them again is a circle. What a joined group makes, it makes all
-    # at once, so its goals count as one.
+    # at once, so its goals count as one. The goals have been visited, and behind what has not are only more such nodes.
     frontier = [i for n in (*together, *members) for i in n.inputs if i not in members]
     seen: set[Node] = set()
     while frontier:
         current = frontier.pop()
         if current in together:
             return False
-        if current not in seen:
+        if current not in seen and current in grouping.visited:
             seen.add(current)
             frontier.extend(current.inputs)
             owner = grouping.maker(current)
