@@ -17,7 +17,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.engine.dependencies import needed_blocks
 from tilework.engine.ordering import depth_first_rank
-from tilework.plan.stages import Calls, Stage
+from tilework.plan.stages import Calls, GridMap, Stage
 
 
 @dataclass(eq=False)
@@ -154,7 +154,16 @@ def _needs(stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: 
         for i in stage.inputs:
             if i.producer > s:
                 raise InternalError(f"stage {s} ({stage.label}) needs the later stage {i.producer}")
-            if not needs[i.producer].all():
+            if needs[i.producer].all():
+                continue
+            if whole and isinstance(i.blocks, GridMap):  # the product of what is needed along each axis
+                mine: np.ndarray = np.ones((), bool)
+                for m, n in zip(i.blocks.maps, stages[i.producer].grid, strict=False):
+                    along = np.zeros(n, bool)
+                    along[m.blocks] = True
+                    mine = np.logical_and.outer(mine, along)
+                needs[i.producer] |= mine.ravel()
+            else:
                 _, blocks = needed_blocks(i.blocks, stage.grid, stages[i.producer].grid, tasks)
                 needs[i.producer][blocks] = True
     return needs
