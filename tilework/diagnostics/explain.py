@@ -187,7 +187,11 @@ class Explanation:
     def _facts(self) -> list[tuple[str, str]]:
         """Name and text of what holds for the plan as a whole."""
         memory = f"{format_bytes(self.predicted_peak)} at the peak, of {format_bytes(self.budget)}"
-        if self.wanted_peak > self.budget:
+        if self.refusal:
+            memory = (
+                f"{format_bytes(self.wanted_peak)} at the peak, more than the {format_bytes(self.budget)} there are"
+            )
+        elif self.wanted_peak > self.budget:
             memory += f" ({format_bytes(self.wanted_peak)} without that limit: tasks will wait, blocks may go to disk)"
         busy = max(1, min(self.workers, round(self.parallelism)))
         return [
@@ -213,7 +217,7 @@ class Explanation:
         advice = "".join(
             f"<li><b>{escape(a.about)}</b>: {escape(a.problem)}; <b>{escape(a.instead)}</b></li>" for a in self.advice
         )
-        share = 100 * self.predicted_peak / self.budget
+        share = min(100, 100 * self.predicted_peak / self.budget)
         refused = (
             f'<p class="tilework-refused">This plan will be refused: {escape(self.refusal)}</p>' if self.refusal else ""
         )
@@ -322,7 +326,8 @@ def _advise(
     ]
     programs = [(cost, work) for cost, work in zip(stages, running, strict=True) if isinstance(work, Program)]
     room = max(0, options.budget - graph.resident_bytes)
-    for cost, work in programs:
+    if programs:
+        cost, work = max(programs, key=lambda pair: pair[0].task_bytes)
         yield from _too_large(cost, work, names, room, options.workers)
     if sum(cost.tasks for cost, _ in programs) > MANY_TASKS:
         cost, work = max(programs, key=lambda pair: pair[0].tasks)
@@ -336,12 +341,11 @@ def _too_large(cost: StageCost, work: Program, names: dict[int, str], room: int,
     if cost.task_bytes * min(workers, cost.tasks) <= room:
         return
     fit = room // cost.task_bytes
-    can = f"only {_count(fit, 'task')} of {workers}" if fit else "not a single one"
+    can = f"only {fit} of {workers} workers can" if fit else "none can"
     block = _block_bytes(work)
     yield Advice(
         repr(cost.label),
-        f"a task needs up to {format_bytes(cost.task_bytes)} of memory, so {can} can run at a time in "
-        f"{format_bytes(room)}",
+        f"a task needs up to {format_bytes(cost.task_bytes)} of memory, so {can} run in {format_bytes(room)}",
         _write(work, _with_blocks_of(work, block * room / workers / cost.task_bytes, whole=True), names)
         if block
         else "raise memory=..., or lower workers=...",
