@@ -305,7 +305,7 @@ def _dtypes(
         given = [given]
     if len(given) != nout:
         raise PlanError(f"{where}: {len(given)} output types are given for {nout} outputs; give one for each")
-    return [np.dtype(getattr(entry, "dtype", entry)) for entry in given]
+    return [np.dtype(entry if isinstance(entry, type) else getattr(entry, "dtype", entry)) for entry in given]
 
 
 # ---------------------------------------------------------------- the call
