@@ -94,7 +94,9 @@ def from_array(
     _refuse_foreign(x)
     if isinstance(x, np.ndarray | np.generic) or not all(hasattr(x, a) for a in ("shape", "dtype", "__getitem__")):
         x = np.asarray(x)
-    sizes = normalize(chunks, x.shape, x.dtype, None if isinstance(x, np.ndarray) else getattr(x, "chunks", None))
+    stored = getattr(x, "chunks", None)
+    previous = stored if isinstance(stored, tuple) and len(stored) == len(x.shape) else None
+    sizes = normalize(chunks, x.shape, x.dtype, previous)
     return Array(build.source(memory.ArraySource(x, name, lock), sizes))
 
 

@@ -73,5 +73,5 @@ pick = tilefuncs.where
 
 def cast(node: ArrayNode, dtype: Any) -> ArrayNode:
     """The node as another dtype."""
-    dtype = np.dtype(dtype)
+    dtype = np.empty(0, node.dtype).astype(dtype).dtype  # NumPy finds the length for "U"
     return node if node.dtype == dtype else build.elementwise(Cast(dtype), [node], dtype, "astype")

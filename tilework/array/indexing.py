@@ -184,7 +184,9 @@ def _join_lazy(
 def _checked(positions: np.ndarray, *, n: int) -> np.ndarray:
     """Positions along an axis of length ``n``, not negative."""
     if ((positions < -n) | (positions >= n)).any():
-        raise IndexError(f"index {positions[(positions < -n) | (positions >= n)].flat[0]} is out of bounds for size {n}")
+        raise IndexError(
+            f"index {positions[(positions < -n) | (positions >= n)].flat[0]} is out of bounds for size {n}"
+        )
     return np.where(positions < 0, positions + n, positions)
 
 
@@ -205,7 +207,11 @@ def _take_lazy(node: ArrayNode, labels: list[Label], k: int, index: ArrayNode) -
     dims = [("dim", d) for d in range(index.ndim)]
     function = BlockFunction(_take, (Slot(0), Slot(1)), {"axis": axis})
     inputs = [(node, [*before, "taken", *after]), (index, dims)]
-    return build.blockwise(function, [*before, *dims, *after], inputs, node.dtype, label="take"), [*before, *dims, *after]
+    return build.blockwise(function, [*before, *dims, *after], inputs, node.dtype, label="take"), [
+        *before,
+        *dims,
+        *after,
+    ]
 
 
 def _compress(block: np.ndarray, mask: np.ndarray, *, axis: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from tilework.array.core import Array, into
 from tilework.array.creation import asarray, operand
 from tilework.array.dispatch import FUNCTIONS
 from tilework.array.elementwise import Mapped, Masked, Part, cast, pick
+from tilework.array.gufuncs import apply_gufunc
 from tilework.array.shapes import broadcast_to
 from tilework.base.errors import DTypeError, PlanError, UnsupportedError
 from tilework.plan import build
@@ -121,16 +122,15 @@ def _as_loop(ufunc: np.ufunc, operands: Sequence[Any], kwargs: dict[str, Any]) -
     ]
 
 
-def _generalized(
-    ufunc: np.ufunc, method: str, inputs: Sequence[Any], out: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
+def _generalized(ufunc: Any, method: str, inputs: Sequence[Any], out: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """A ufunc of vectors or matrices: our own function of that meaning if there is one, else the ufunc on blocks."""
+    if method != "__call__":
+        raise UnsupportedError(f"{ufunc.__name__}.{method} does not work on lazy arrays; use map_blocks")
     function = FUNCTIONS.get(ufunc)
-    if function is None or method != "__call__" or kwargs:
-        raise UnsupportedError(
-            f"{ufunc.__name__}.{method}({', '.join(kwargs)}) does not work on lazy arrays; "
-            f"use apply_gufunc(numpy.{ufunc.__name__}, {ufunc.signature!r}, ...)"
-        )
-    result = function(*inputs)
+    if function is not None and not kwargs:
+        result = function(*inputs)
+    else:
+        result = apply_gufunc(ufunc, ufunc.signature, *inputs, allow_rechunk=True, **kwargs)
     return into(out[0], result, ufunc.__name__) if out else result
 
 
@@ -213,7 +213,6 @@ def astype(x: Any, dtype: Any, /, *, casting: str = "unsafe", copy: bool = True,
         Without effect.
     """
     x = asarray(x)
-    dtype = np.empty(0, x.dtype).astype(dtype).dtype  # "U" gets a length
     if not np.can_cast(x.dtype, dtype, casting):  # type: ignore[arg-type]
         raise DTypeError(f"astype: cannot cast {x.dtype} to {dtype} by the rule {casting!r}; use casting='unsafe'")
     return Array(cast(x.node, dtype))

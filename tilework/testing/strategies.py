@@ -18,13 +18,7 @@ DTYPES = ("float64", "float32", "int64", "int8", "uint16", "bool", "complex128")
 
 @st.composite
 def chunks(draw: st.DrawFn, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Chunks of a shape: each axis cut at random places.
-
-    Examples
-    --------
-    >>> chunks((10, 4)).example()  # doctest: +SKIP
-    ((3, 7), (4,))
-    """
+    """Chunks of a shape: each axis cut at random places."""
     out = []
     for n in shape:
         cuts = sorted(draw(st.sets(st.integers(1, n - 1), max_size=4))) if n > 1 else []
