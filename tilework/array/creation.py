@@ -141,7 +141,7 @@ def asarray(
     check_device(device)
     if isinstance(a, Array):
         x = Array(a.node) if copy else a
-    elif isinstance(getattr(a, "data", None), Array):
+    elif not isinstance(a, np.ndarray | np.generic) and isinstance(getattr(a, "data", None), Array):
         x = a.data
     elif isinstance(a, list | tuple) and _holds_arrays(a):
         x = Array(stack_nodes([asarray(item).node for item in a], 0))
