@@ -45,8 +45,9 @@ def finfo(type: Any, /) -> FloatInfo:
     65504.0
     """
     info = np.finfo(_dtype(type))
-    limits = (float(x) for x in (info.eps, info.max, info.min, info.smallest_normal))
-    return FloatInfo(info.bits, *limits, dtype=info.dtype)
+    return FloatInfo(
+        info.bits, float(info.eps), float(info.max), float(info.min), float(info.smallest_normal), info.dtype
+    )
 
 
 def iinfo(type: Any, /) -> np.iinfo:
@@ -64,9 +65,9 @@ def isrealobj(x: Any) -> bool:
     return not iscomplexobj(x)
 
 
-class NamespaceInfo(np.__array_namespace_info__):  # type: ignore[name-defined, misc]
+class NamespaceInfo(np.__array_namespace_info__):  # type: ignore[misc]
     """What :mod:`tilework.array` can do, for the array API: what NumPy can, on one device."""
 
-    def devices(self) -> tuple[str, ...]:
+    def devices(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the devices."""
         return ("cpu",)

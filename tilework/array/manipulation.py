@@ -389,7 +389,7 @@ def repeat(a: Any, repeats: Any, axis: int | None = None) -> Array:
         out = [*names[:axis], "repeated", *names[axis + 1 :]]
         function = BlockFunction(_repeat, (Slot(0), Slot(1)), {"axis": axis})
         inputs: list[Any] = [(a.node, names), (atleast_1d(repeats).node, ["repeats"])]
-        new_axes = {"repeated": (nan,)}
+        new_axes: dict[Any, Any] = {"repeated": (nan,)}
         return Array(build.blockwise(function, out, inputs, a.dtype, new_axes=new_axes, label="repeat"))
     return _cut(a, axis, np.repeat(np.arange(len(moveaxis(a, axis, 0))), repeats))
 

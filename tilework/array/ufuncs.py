@@ -55,7 +55,7 @@ def array_ufunc(self: Array, ufunc: np.ufunc, method: str, *inputs: Any, **kwarg
     if not all(_is_operand(x) for x in (*inputs, *out)):
         return NotImplemented
     if ufunc.signature is not None:
-        return _generalized(ufunc, method, inputs, out, kwargs)
+        return _generalized(ufunc, inputs, out, kwargs)
     where = kwargs.pop("where", True)
     if method == "__call__":
         results = _call(ufunc, inputs, out, where, kwargs)
@@ -122,10 +122,8 @@ def _as_loop(ufunc: np.ufunc, operands: Sequence[Any], kwargs: dict[str, Any]) -
     ]
 
 
-def _generalized(ufunc: Any, method: str, inputs: Sequence[Any], out: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _generalized(ufunc: Any, inputs: Sequence[Any], out: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """A ufunc of vectors or matrices: our own function of that meaning if there is one, else the ufunc on blocks."""
-    if method != "__call__":
-        raise UnsupportedError(f"{ufunc.__name__}.{method} does not work on lazy arrays; use map_blocks")
     function = FUNCTIONS.get(ufunc)
     if function is not None and not kwargs:
         result = function(*inputs)
