@@ -8,7 +8,7 @@ input: a full slice, a rechunk to the same chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -209,7 +209,7 @@ def _align(
     aligned = []
     for node, labels in zip(nodes, axes, strict=True):
         wanted = tuple(
-            have if have == common[k] or have.total == 1 else common[k]
+            ONE if have.total == 1 and common[k].total != 1 else common[k]
             for have, k in zip(node.chunks, labels, strict=True)
         )
         aligned.append(rechunk(node, wanted))
@@ -447,11 +447,3 @@ def store(x: ArrayNode, sink: Sink, offset: Sequence[int] | None = None, label: 
     """``x`` written to ``sink``; ``offset`` is where its first element lands."""
     where = tuple(offset) if offset is not None else (0,) * x.ndim
     return Store(x, sink, where, "store-" + tokenize(x.token, sink.token, where), label)
-
-
-def tree_levels(n: int, every: int) -> int:
-    """How many times ``every`` blocks must be joined until one of ``n`` is left."""
-    levels = 0
-    while n > 1:
-        n, levels = ceil(n / every), levels + 1
-    return levels
