@@ -35,7 +35,6 @@ _NEAREST = {
     "putmask": "use where(mask, value, x)",
     "save": "use to_zarr() or to_npy_stack()",
     "savez": "use to_zarr()",
-    "median": "rechunk the axis to one block and use map_blocks(numpy.median, ...)",
 }
 
 

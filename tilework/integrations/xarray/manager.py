@@ -18,8 +18,12 @@ from xarray.namedarray.parallelcompat import ChunkManagerEntrypoint
 import tilework.array as ta
 from tilework import session
 from tilework.array import Array
+from tilework.array.creation import normalize
+from tilework.array.shuffling import shuffle
 from tilework.base import config
-from tilework.base.errors import UnsupportedError
+from tilework.integrations.xarray.adapting import adapt
+from tilework.integrations.xarray.groupby import adapt_groupby
+from tilework.integrations.xarray.opening import unwrapped
 from tilework.plan import blocks
 
 
@@ -49,11 +53,13 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
         previous_chunks: Any = None,
     ) -> Any:
         """Chunks as one tuple of sizes per axis."""
-        return blocks.normalize_chunks(chunks, shape, dtype, limit or config.get().chunk_size, previous_chunks)
+        return blocks.normalize_chunks(chunks, shape or (), dtype, limit or config.get().chunk_size, previous_chunks)
 
     def from_array(self, data: Any, chunks: Any, **kwargs: Any) -> Array:
         """A chunked array over ``data``, which may be one of xarray's lazily indexed arrays."""
-        return ta.from_array(data, _no_auto_on_empty(chunks, data.shape), **kwargs)
+        chunks = _no_auto_on_empty(chunks, data.shape)
+        node = unwrapped(data, normalize(chunks, data.shape, data.dtype, getattr(data, "chunks", None)))
+        return ta.from_array(data, chunks, **kwargs) if node is None else Array(node)
 
     def rechunk(self, data: Array, chunks: Any, **kwargs: Any) -> Any:
         """``data`` in other chunks."""
@@ -161,9 +167,7 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
 
     def shuffle(self, x: Array, indexer: list[list[int]], axis: int, chunks: Any) -> Array:
         """``x`` with the positions along ``axis`` reordered; the members of each group end up in one block."""
-        if chunks not in (None, "auto"):
-            raise UnsupportedError(f'shuffle into chunks={chunks!r} is not supported; use chunks="auto" and rechunk')
-        return ta.shuffle(x, indexer, axis)
+        return shuffle(x, indexer, axis, "auto" if chunks is None else chunks)
 
     def get_auto_chunk_size(self) -> int:
         """Bytes that an automatically chosen block may have."""
@@ -230,3 +234,5 @@ def _unpack_dataset(dataset: Dataset) -> session.Unpacked:
 
 
 session.register_container(_unpack)
+adapt()
+adapt_groupby()

@@ -1,0 +1,216 @@
+"""Order statistics: medians, quantiles, percentiles.
+
+They need all values along the reduced axes at once. These axes become one block; the others are divided further if
+blocks would grow beyond the size of an ``"auto"`` block.
+
+NumPy's nan-versions call a Python function for every lane of the array. Here lanes are sorted together, which puts
+their NaNs last, and the two values between which a quantile lies are picked: the same numbers, many times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tilework.array.core import Array, into
+from tilework.array.creation import asarray
+from tilework.base import config
+from tilework.base.errors import UnknownChunksError, UnsupportedError
+from tilework.plan import blocks, build
+from tilework.plan.ops import ArrayNode, BlockFunction, Slot
+
+Axes = tuple[int, ...]
+
+
+# ---------------------------------------------------------------- of arrays
+
+
+def median(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, keepdims: bool = False) -> Array:
+    """Median along axes, which become one block. See :func:`numpy.median`.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.median(ta.arange(6, chunks=2).reshape(2, 3), axis=1).compute()
+    array([1., 4.])
+    """
+    a = asarray(a)
+    dtype = np.median(np.ones(1, a.dtype)).dtype
+    return _reduced(partial(np.median, keepdims=True), a, axis, dtype, keepdims, out, "median")
+
+
+def nanmedian(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, keepdims: Any = False) -> Array:
+    """Median without NaN along axes, which become one block. See :func:`numpy.nanmedian`."""
+    a = asarray(a)
+    dtype = np.nanmedian(np.ones(1, a.dtype)).dtype
+    return _reduced(nanmedian_of_block, a, axis, dtype, keepdims is True, out, "nanmedian")
+
+
+def quantile(
+    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, method: str = "linear",
+    keepdims: bool = False, *, weights: Any = None,
+) -> Array:  # fmt: skip
+    """Quantiles along axes, which become one block; for several ``q`` they are the first axis of the result.
+
+    ``q`` must not be lazy, and weights are not supported. See :func:`numpy.quantile`.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.quantile(ta.arange(11, chunks=4), [0.5, 0.9]).compute()
+    array([5., 9.])
+    """
+    return _quantile(np.quantile, np.quantile, a, q, axis, out, method, keepdims, weights)
+
+
+def nanquantile(
+    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, method: str = "linear",
+    keepdims: Any = False, *, weights: Any = None,
+) -> Array:  # fmt: skip
+    """Quantiles without NaN along axes. Parameters are those of :func:`quantile`. See :func:`numpy.nanquantile`."""
+    return _quantile(nanquantile_of_block, np.nanquantile, a, q, axis, out, method, keepdims is True, weights)
+
+
+def percentile(
+    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, method: str = "linear",
+    keepdims: bool = False, *, weights: Any = None,
+) -> Array:  # fmt: skip
+    """Quantiles, with ``q`` from 0 to 100. Parameters are those of :func:`quantile`. See :func:`numpy.percentile`."""
+    return quantile(a, _hundredths(a, q), axis, out, overwrite_input, method, keepdims, weights=weights)
+
+
+def nanpercentile(
+    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, method: str = "linear",
+    keepdims: Any = False, *, weights: Any = None,
+) -> Array:  # fmt: skip
+    """Quantiles without NaN, with ``q`` from 0 to 100. Parameters are those of :func:`quantile`."""
+    return nanquantile(a, _hundredths(a, q), axis, out, overwrite_input, method, keepdims, weights=weights)
+
+
+def _hundredths(a: Any, q: Any) -> Any:
+    return q / 100 if isinstance(q, int | float) else np.true_divide(q, 100)
+
+
+def _quantile(
+    of_block: Callable[..., Any], numpys: Callable[..., Any], a: Any, q: Any, axis: Any, out: Any, method: str,
+    keepdims: bool, weights: Any,
+) -> Array:  # fmt: skip
+    name = numpys.__name__
+    if weights is not None:
+        raise UnsupportedError(f"{name}: weights= is not supported; use xarray's weighted().quantile() or map_blocks")
+    if isinstance(q, Array):
+        raise UnsupportedError(f"{name}: q must not be a lazy array; compute() it first")
+    a = asarray(a)
+    dtype = numpys(np.ones(1, a.dtype), q, method=method).dtype  # refuses values of q out of range, too
+    function = partial(of_block, q=q, method=method, keepdims=True)
+    return _reduced(function, a, axis, dtype, keepdims, out, name, np.shape(q))
+
+
+def _reduced(
+    function: Callable[..., Any], a: Array, axis: Any, dtype: Any, keepdims: bool, out: Any, label: str,
+    lead: Sequence[int] = (),
+) -> Array:  # fmt: skip
+    """``function(block, axis=axes)``, which keeps reduced axes and adds axes of lengths ``lead`` in front."""
+    axes = build.normalize_axis(axis, a.ndim)
+    labels = tuple(range(a.ndim))
+    front = tuple(("q", k) for k in range(len(lead)))
+    call = BlockFunction(_typed, (Slot(0),), {"axis": axes, "function": function, "dtype": dtype}, scratch=2.0)
+    node: ArrayNode = build.blockwise(
+        call, (*front, *labels), [(in_one_block(a.node, axes, label), labels)], dtype,
+        new_axes=dict(zip(front, lead, strict=True)), adjust_chunks=dict.fromkeys(axes, 1), label=label,
+    )  # fmt: skip
+    if not keepdims:
+        kept = [k for k in range(node.ndim) if k - len(lead) not in axes]
+        node = build.rearrange(node, kept, label=label)
+    return Array(node) if out is None else into(out, Array(node), label)
+
+
+def _typed(block: np.ndarray, axis: Axes, function: Callable[..., Any], dtype: np.dtype[Any]) -> np.ndarray:
+    """The function's result as announced: NumPy's dtype may depend on whether there are NaNs."""
+    return np.asarray(function(block, axis=axis)).astype(dtype, copy=False)
+
+
+def in_one_block(node: ArrayNode, axes: Axes, label: str) -> ArrayNode:
+    """``node`` with each of ``axes`` in one block, and the others divided so that blocks stay within bounds."""
+    if all(len(node.chunks[axis]) == 1 for axis in axes):
+        return node
+    for axis in axes:
+        if not node.chunks[axis].known:
+            raise UnknownChunksError(
+                f"{label}: axis {axis} has unknown chunk sizes and cannot be made one block; "
+                "call compute_chunk_sizes() first"
+            )
+    wanted: list[Any] = [-1 if k in axes else None for k in range(node.ndim)]
+    chunks = blocks.rechunk_target(tuple(wanted), node.chunks)
+    limit = config.get().chunk_size
+    if all(c.known for c in chunks) and prod(c.largest for c in chunks) * node.dtype.itemsize > limit:
+        divided = tuple(-1 if k in axes else "auto" for k in range(node.ndim))
+        if not node.dtype.hasobject and len(axes) < node.ndim:
+            chunks = blocks.rechunk_target(divided, chunks, node.dtype, limit)
+    return build.rechunk(node, chunks)
+
+
+# ---------------------------------------------------------------- of blocks
+
+
+def nanmedian_of_block(x: np.ndarray, axis: Axes) -> np.ndarray:
+    """``numpy.nanmedian`` with kept dims."""
+    if x.dtype.kind != "f":
+        return np.asarray(np.nanmedian(x, axis=axis, keepdims=True))
+    lanes, count = _sorted_lanes(x, axis)
+    last = np.maximum(count - 1, 0)
+    low, high = last // 2, (last + 1) // 2
+    if lanes.shape[-1] == 0:
+        middle = np.full(count.shape, np.nan, x.dtype)
+    else:
+        pair = np.take_along_axis(lanes, np.stack([low, high], -1), -1)
+        middle = np.where(low == high, pair[..., 0], np.mean(pair, axis=-1))
+    return middle.reshape(_kept(x, axis)).astype(x.dtype, copy=False)
+
+
+def nanquantile_of_block(
+    x: np.ndarray, q: Any, axis: Axes, method: str = "linear", keepdims: bool = True
+) -> np.ndarray:
+    """``numpy.nanquantile`` with kept dims. A Python number as ``q`` leaves the dtype alone, as in NumPy."""
+    if x.dtype.kind != "f" or method != "linear":
+        return np.asarray(np.nanquantile(x, q, axis=axis, method=method, keepdims=True))  # type: ignore[call-overload]
+    weak, q = type(q) in (int, float), np.asarray(q)
+    dtype = x.dtype if weak or q.dtype.kind in "iu" else np.result_type(x.dtype, q.dtype)
+    lanes, count = _sorted_lanes(x, axis)
+    out = np.full((q.size, *count.shape), np.nan, dtype)
+    if lanes.shape[-1]:
+        last = np.maximum(count - 1, 0)
+        for k, share in enumerate(q.ravel()):
+            place = np.asarray(last.astype(q.dtype) * share)
+            low = np.floor(place).astype(np.intp)
+            pair = np.take_along_axis(lanes, np.stack([low, np.minimum(low + 1, last)], -1), -1)
+            out[k] = _between(pair[..., 0], pair[..., 1], (place - low).astype(q.dtype), dtype)
+    return out.reshape(*q.shape, *_kept(x, axis))
+
+
+def _sorted_lanes(x: np.ndarray, axis: Axes) -> tuple[np.ndarray, np.ndarray]:
+    """The reduced axes as one, sorted, at the end; and how many values in front of the NaNs each lane has."""
+    moved = np.moveaxis(x, axis, range(-len(axis), 0))
+    kept = moved.shape[: x.ndim - len(axis)]
+    lanes = moved.reshape(*kept, prod(moved.shape[len(kept) :]))
+    lanes = np.sort(lanes, axis=-1)
+    count = lanes.shape[-1] - np.count_nonzero(np.isnan(lanes), axis=-1)
+    return lanes, np.asarray(count)
+
+
+def _between(low: np.ndarray, high: np.ndarray, t: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """NumPy's interpolation, which is exact at both ends."""
+    step = high - low
+    down, up = high - step * (1 - t).astype(dtype), low + step * t.astype(dtype)
+    return np.asarray(np.where(t >= 0.5, down, up))
+
+
+def _kept(x: np.ndarray, axis: Axes) -> list[int]:
+    return [1 if k in axis else n for k, n in enumerate(x.shape)]
+
+
+__all__ = ["median", "nanmedian", "nanpercentile", "nanquantile", "percentile", "quantile"]

@@ -1,0 +1,178 @@
+"""The places where xarray names Dask and means any chunked array.
+
+Most of xarray asks the chunk manager. What is left asks "is this a Dask array?" and otherwise takes the array for one
+in memory: it would be computed without being asked for (``weights``, ``.dt``, ``polyfit``, ``ffill``), or refused
+(``isel`` with several arrays). :func:`adapt` gives these functions an answer for tilework's arrays. It replaces names
+in xarray's modules, once, when the chunk manager loads; each replacement passes on whatever holds no tilework array,
+and a name that a version of xarray does not have is left out.
+
+- ``is_duck_dask_array`` in the modules of :data:`_ASKING` says yes: what they do then is right for any chunked array.
+- ``push`` (ffill, bfill), ``least_squares`` (polyfit), ``lazy_array_equiv`` (merge, concat) and the fields of dates are
+  functions of this module.
+- Pointwise indexing goes through :attr:`tilework.array.Array.vindex`, and so does assignment.
+- ``chunk()``, and arithmetic with groups, make tilework arrays of what is not chunked yet, if the object holds such
+  arrays already. xarray would take the default chunk manager.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.lib.array_utils import normalize_axis_index
+from xarray.core import groupby, indexing, nputils
+from xarray.namedarray.core import NamedArray
+
+from tilework.array import Array, map_blocks, map_overlap
+from tilework.array.order import in_one_block
+from tilework.plan import build
+
+_ASKING = ("xarray.core.variable", "xarray.computation.weighted", "xarray.computation.fit")
+_PUSHING = ("xarray.core.duck_array_ops", "xarray.core.missing")
+_FITTING = ("xarray.core.duck_array_ops", "xarray.computation.fit")
+_COMPARING = ("xarray.core.duck_array_ops", "xarray.structure.merge", "xarray.structure.concat")
+
+
+def holds_arrays(obj: Any) -> bool:
+    """Whether there is a tilework array in an xarray object."""
+    if isinstance(obj, xr.DataArray):
+        obj = obj.variable
+    variables = obj.variables.values() if isinstance(obj, xr.Dataset) else (obj,)
+    return any(isinstance(getattr(v, "_data", None), Array) for v in variables)
+
+
+def adapt() -> None:
+    """Replace the names. Once; :mod:`tilework.integrations.xarray.manager` does it."""
+    for module in _ASKING:
+        _replace("is_duck_dask_array", [module], lambda is_dask: lambda x: isinstance(x, Array) or is_dask(x))
+    _replace("is_0d_dask_array", ["xarray.core.variable"], lambda is_dask: lambda x: _is_scalar(x) or is_dask(x))
+    _replace("module_available", ["xarray.core.variable"], _lazy_quantiles)
+    _replace("push", _PUSHING, lambda theirs: _for_arrays(theirs, _push))
+    _replace("least_squares", _FITTING, lambda theirs: _for_arrays(theirs, partial(_least_squares, theirs)))
+    _replace("lazy_array_equiv", _COMPARING, lambda theirs: _for_arrays(theirs, partial(_equivalent, theirs)))
+    for name in ("_get_date_field", "_round_field", "_strftime"):
+        _replace(name, ["xarray.core.accessor_dt"], lambda theirs: _for_arrays(theirs, partial(_dates, theirs)))
+    adapter = indexing.ArrayApiIndexingAdapter
+    adapter._vindex_get = _for_own(adapter._vindex_get, _points)
+    adapter._vindex_set = _for_own(adapter._vindex_set, _set_points)
+    adapter._oindex_set = _for_own(adapter._oindex_set, _set_outer)
+    xr.Dataset.chunk = _keeping_manager(xr.Dataset.chunk, holds_arrays)
+    NamedArray.chunk = _keeping_manager(NamedArray.chunk, holds_arrays)
+    groupby.GroupBy._binary_op = _keeping_manager(groupby.GroupBy._binary_op, lambda groups: holds_arrays(groups._obj))
+
+
+def _replace(name: str, modules: Iterable[str], make: Callable[[Any], Any]) -> None:
+    """Replace a function by ``make(function)`` in the modules that have it."""
+    made: dict[int, Any] = {}
+    for module in (sys.modules.get(m) for m in modules):
+        theirs = getattr(module, name, None)
+        if callable(theirs):
+            if id(theirs) not in made:
+                made[id(theirs)] = wraps(theirs)(make(theirs))
+            setattr(module, name, made[id(theirs)])
+
+
+def _for_arrays(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """``ours`` if an argument is a tilework array."""
+    return lambda *args, **kwargs: (ours if any(isinstance(a, Array) for a in args) else theirs)(*args, **kwargs)
+
+
+def _for_own(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of xarray's indexing adapter, of ours if it adapts a tilework array."""
+
+    @wraps(theirs)
+    def method(self: Any, *args: Any) -> Any:
+        return ours(self.array, *args) if isinstance(self.array, Array) else theirs(self, *args)
+
+    return method
+
+
+def _keeping_manager(method: Callable[..., Any], holds: Callable[[Any], bool]) -> Callable[..., Any]:
+    @wraps(method)
+    def keeping(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not holds(self):
+            return method(self, *args, **kwargs)
+        with xr.set_options(chunk_manager="tilework"):
+            return method(self, *args, **kwargs)
+
+    return keeping
+
+
+def _lazy_quantiles(available: Callable[..., bool]) -> Callable[..., bool]:
+    """``Variable.quantile`` leaves chunked arrays to NumPy's quantile only if Dask is there, and new enough."""
+    return lambda module, *args: module == "dask" or available(module, *args)
+
+
+# ---------------------------------------------------------------- indexing
+
+
+def _is_scalar(x: Any) -> bool:
+    return isinstance(x, Array) and x.ndim == 0
+
+
+def _points(array: Array, indexer: Any) -> Array:
+    return array.vindex[indexer.tuple]
+
+
+def _set_points(array: Array, indexer: Any, value: Any) -> None:
+    nputils.NumpyVIndexAdapter(array)[indexer.tuple] = value
+
+
+def _set_outer(array: Array, indexer: Any, value: Any) -> None:
+    array[indexing._outer_to_numpy_indexer(indexer, array.shape)] = value
+
+
+# ---------------------------------------------------------------- functions
+
+
+def _equivalent(theirs: Callable[..., Any], one: Any, other: Any) -> bool | None:
+    """Whether two arrays are equal, None if one has to compute to know. Equal programs give equal arrays."""
+    if isinstance(one, Array) and isinstance(other, Array) and one.node.token == other.node.token:
+        return True
+    return theirs(one, other)
+
+
+def _dates(theirs: Callable[..., Any], values: Array, name: str, *args: Any) -> Array:
+    """Fields of dates, block by block."""
+    if name == "isocalendar":
+        return map_blocks(theirs, values, name, *args, new_axis=0, chunks=((3,), *values.chunks))
+    return map_blocks(theirs, values, name, *args)
+
+
+def _push(array: Array, n: int | None = None, axis: int = -1, **_: Any) -> Array:
+    """Each missing value replaced by the last one before it that is there, at most ``n`` of them in a row."""
+    axis = normalize_axis_index(axis, array.ndim)
+    if n is not None and n < array.shape[axis]:
+        fill = partial(_filled, n=n, axis=axis)
+        return map_overlap(fill, array, depth={axis: (n, 0)}, boundary="none", dtype=array.dtype, name="ffill")
+    return Array(build.scan(array.node, axis, (_filled, None, _filled_from), array.dtype, "ffill"))
+
+
+def _filled(x: np.ndarray, axis: int, n: int | None = None) -> np.ndarray:
+    number = np.arange(x.shape[axis]).reshape([-1 if k == axis else 1 for k in range(x.ndim)])
+    last = np.maximum.accumulate(np.where(x == x, number, -1), axis=axis)
+    filled = np.take_along_axis(x, np.maximum(last, 0), axis)
+    return filled if n is None else np.where(number - last <= n, filled, x)
+
+
+def _filled_from(before: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.where(x == x, x, before)
+
+
+def _least_squares(theirs: Callable[..., Any], lhs: Any, rhs: Array, rcond: Any = None, skipna: bool = False) -> Any:
+    """Coefficients and residuals of a fit along the first axis, which becomes one block."""
+    node = in_one_block(rhs.node, (0,), "polyfit")
+    rows = np.shape(lhs)[1] + 1
+    fit = partial(_fit, theirs, lhs=np.asarray(lhs), rcond=rcond, skipna=skipna)
+    found = map_blocks(fit, Array(node), dtype=float, chunks=((rows,), *node.chunks[1:]), name="polyfit")
+    return found[:-1], found[-1]
+
+
+def _fit(theirs: Callable[..., Any], block: np.ndarray, *, lhs: np.ndarray, rcond: Any, skipna: bool) -> np.ndarray:
+    coefficients, residuals = theirs(lhs, block, rcond=rcond, skipna=skipna)
+    residuals = np.broadcast_to(np.reshape(residuals, (-1,)), (coefficients[0].size,))
+    return np.concatenate([coefficients, residuals.reshape(1, *coefficients.shape[1:])])
