@@ -207,9 +207,9 @@ def _slice(node: Slice) -> Problems:
     expected = []
     for entry, have in zip(node.index, x.chunks, strict=True):
         if isinstance(entry, slice) and (entry == slice(None) or have.known):
-            expected.append(have if entry == slice(None) else blocks.slice_chunks(have, entry))
             if have.known and not _is_slice(entry, have.total):
                 yield f"index {node.index} is not in normal form for the shape {x.shape}"
+            expected.append(blocks.slice_chunks(have, entry) if have.known else have)
         elif isinstance(entry, slice) or not have.known or not 0 <= entry < have.total:
             yield f"index {node.index} for the shape {x.shape}"
     if tuple(expected) != node.chunks:
@@ -386,7 +386,7 @@ def _calls(work: Calls, number: int, stages: Sequence[Stage]) -> Problems:
         yield f"{len(work.stages)} stages and {len(work.blocks)} blocks for {len(task)} inputs"
     for producer in np.unique(work.stages).tolist():
         mine = work.stages == producer
-        limit = task[mine] if producer == number else np.full(mine.sum(), stages[producer].size)
+        limit = task[mine] if producer >= number else stages[producer].size
         if producer > number or (work.blocks[mine] >= limit).any() or (work.blocks[mine] < 0).any():
             yield f"needs blocks of stage {producer} that are not made before"
 
