@@ -123,7 +123,8 @@ def test_sources_that_fail_or_lie():
 def test_asarray_and_array():
     x = ta.ones(3, chunks=2)
     assert ta.asarray(x) is x
-    assert ta.asanyarray(x, dtype=float).node is x.node
+    assert ta.asanyarray(x, dtype=float) is x
+    assert ta.asarray(x, copy=True) is not x
     assert_eq(ta.asarray(x, dtype=int), np.ones(3, int))
     assert_eq(ta.asarray([x, x + 1]), np.array([[1.0, 1, 1], [2, 2, 2]]))
     assert_eq(ta.asarray([[x.sum(), 4], [5, 6]]), np.array([[3.0, 4], [5, 6]]))

@@ -152,7 +152,8 @@ def asarray(
         if chunks is None:
             chunks = -1 if np.dtype(a.dtype).hasobject else "auto"
         x = from_array(a, chunks)
-    return x if dtype is None else Array(cast(x.node, dtype))
+    node = x.node if dtype is None else cast(x.node, dtype)
+    return x if node is x.node else Array(node)
 
 
 def check_device(device: Any) -> None:
@@ -435,7 +436,8 @@ def eye(
     """
     check_device(device)
     rows, columns = shape_of((N, N if M is None else M))
-    source = memory.EyeSource(rows, columns, int(k), dtype)
+    k = max(-rows, min(int(k), columns))  # beyond the corners there is nothing, however far
+    source = memory.EyeSource(rows, columns, k, dtype)
     return Array(build.source(source, normalize(chunks, source.shape, source.dtype), "eye"))
 
 
