@@ -121,10 +121,10 @@ def draw(result: xr.Dataset, path: Path) -> None:
         smooth = series.rolling(year=11, center=True, min_periods=6).mean()
         ax.plot(series.year, series, color=colour[scenario], alpha=0.35, linewidth=0.9)
         ax.plot(smooth.year, smooth, color=colour[scenario], linewidth=2.4)
-        ax.annotate(
-            f"{name[scenario]}\n{float(smooth[-1]):+.1f} K in {int(smooth.year[-1])}", (int(series.year[-1]) + 2, float(smooth[-1])),
-            color=colour[scenario], va="center", fontsize=10, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
+        end = int(smooth.year[-1]), float(smooth[-1])
+        text = f"{name[scenario]}\n{end[1]:+.1f} K in {end[0]}"
+        style = {"va": "center", "fontsize": 10, "fontweight": "bold", "annotation_clip": False}
+        ax.annotate(text, (end[0] + 2, end[1]), color=colour[scenario], **style)
     ax.axvspan(int(BASELINE.start), int(BASELINE.stop), color="0.92", zorder=0)
     ax.text(
         (int(BASELINE.start) + int(BASELINE.stop)) / 2, ax.get_ylim()[1] * 0.92, "baseline", ha="center", color="0.45"

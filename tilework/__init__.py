@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tilework import array, config
+    from tilework import array
+    from tilework.base import config
     from tilework.delayed import delayed
     from tilework.diagnostics.progress import ProgressBar
     from tilework.session import compute, explain, is_tilework_collection, optimize, persist, visualize

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
-
 from tilework.base import config
 from tilework.base.errors import ConfigError, UnsupportedError
 from tilework.diagnostics import listeners
@@ -131,9 +130,7 @@ def _run(outputs: Sequence[Node], settings: config.Settings, optimize_graph: boo
 # ---------------------------------------------------------------- what users call
 
 
-def compute(
-    *things: Any, traverse: bool = True, optimize_graph: bool = True, **options: Any
-) -> tuple[Any, ...]:
+def compute(*things: Any, traverse: bool = True, optimize_graph: bool = True, **options: Any) -> tuple[Any, ...]:
     """Compute any number of lazy things in one go.
 
     Shared work is done once, however the things are nested in lists, tuples, dicts, sets and dataclasses.

@@ -36,7 +36,8 @@ def needed_blocks(
         return _explicit(dependence, n, tasks)
     if not isinstance(dependence, GridMap):
         raise InternalError(f"unknown dependence {dependence!r}")
-    if set(producer_grid[len(dependence.maps) :]) - {1}:  # contracted axes with one block may follow: they number nothing
+    # axes with one block, along which a function contracts, may follow: they number nothing
+    if set(producer_grid[len(dependence.maps) :]) - {1}:
         raise InternalError(f"{len(dependence.maps)} axis maps for a producer with grid {producer_grid}")
     producer_grid = producer_grid[: len(dependence.maps)]
     index = None if tasks is None else np.unravel_index(tasks, grid) if grid else ()

@@ -8,6 +8,8 @@ second, because the work goes stage by stage and never task by task (but for sta
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -32,7 +34,7 @@ def depth_first_rank(offsets: np.ndarray, indptr: np.ndarray, deps: np.ndarray) 
     users = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))
     parent = np.full(n, -1, np.int32)
     parent[deps[::-1]] = users[::-1]  # the last write wins: the first user
-    stages = [(int(a), int(b)) for a, b in zip(offsets[:-1], offsets[1:], strict=True) if a < b]
+    stages = [(a, b) for a, b in pairwise(offsets.tolist()) if a < b]
     inner = {(a, b) for a, b in stages if _within(deps[indptr[a] : indptr[b]], a)}
     size = _sizes(parent, stages, inner)
     key = _postorder(parent, size, stages, inner, users, indptr, deps)

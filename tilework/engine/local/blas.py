@@ -1,9 +1,9 @@
 """Keeps BLAS from using all cores in every one of our threads at once.
 
-Each call into BLAS may spread over all cores. Called by as many workers as there are cores, its threads fight for them:
-on two cores, a 4000 x 4000 matrix product in blocks of 500 took 11 CPU-seconds instead of 3.6. So while workers run, BLAS
-gets the cores divided by the workers. The limit belongs to the whole process: the first run sets it, the last one
-that is still running lifts it.
+Each call into BLAS may spread over all cores. Called by as many workers as there are cores, its threads fight for
+them: on two cores, a 4000 x 4000 matrix product in blocks of 500 took 11 CPU-seconds instead of 3.6. So while workers
+run, BLAS gets the cores divided by the workers. The limit belongs to the whole process: the first run sets it, the
+last one that is still running lifts it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _limit: Any = None
 
 @cache
 def _controller() -> ThreadpoolController:
-    """The BLAS libraries that are loaded. Looking for them takes a millisecond, so it is done once: NumPy's is there."""
+    """The BLAS libraries that are loaded. Looking for them takes a millisecond: done once, as NumPy's is there."""
     return ThreadpoolController()
 
 
