@@ -26,17 +26,6 @@ from tilework.plan.ops import (
     Source,
 )
 
-Index = tuple[int | slice, ...]
-
-
-def _compose(outer: int | slice, inner: slice, length: int) -> int | slice:
-    """The entry that equals ``inner`` followed by ``outer``; ``length`` is the axis's length before both."""
-    positions = range(length)[inner if inner.stop >= 0 or inner.step > 0 else slice(inner.start, None, inner.step)]
-    if isinstance(outer, int):
-        return positions[outer]
-    picked = positions[outer if outer.stop >= 0 or outer.step > 0 else slice(outer.start, None, outer.step)]
-    return slice(picked.start, picked.stop, picked.step)
-
 
 def _into_source(user: Slice, below: Source) -> ArrayNode | None:
     """Read only what is selected. Reads go forward; a reversed axis stays a slice above the read."""
@@ -46,24 +35,12 @@ def _into_source(user: Slice, below: Source) -> ArrayNode | None:
     region, drop = list(below.region), set(below.drop)
     for axis, entry in zip(kept, user.index, strict=True):
         have = below.region[axis]
-        new = _compose(entry, have, below.source.shape[axis])
+        new = build.compose(entry, have, below.source.shape[axis])
         if isinstance(new, int):
             new = slice(new, new + 1, 1)
             drop.add(axis)
         region[axis] = new
     return build.source_region(below.source, tuple(region), tuple(sorted(drop)), user.chunks, below.label)
-
-
-def _into_slice(user: Slice, below: Slice) -> ArrayNode | None:
-    entries = iter(user.index)
-    index: list[int | slice] = []
-    for axis, inner in enumerate(below.index):
-        if isinstance(inner, int):
-            index.append(inner)
-            continue
-        outer, length = next(entries), below.inputs[0].shape[axis]
-        index.append(inner if outer == slice(None) else _compose(outer, inner, length))
-    return build.slice_(below.inputs[0], index)
 
 
 def _through_elementwise(user: Slice, below: Blockwise) -> ArrayNode | None:
@@ -185,7 +162,6 @@ def _aligned(chunks: Sequence[AxisChunks], below: Source) -> bool:
 
 RULES: tuple[Rule, ...] = (
     Rule("slice into source", Slice, Source, _into_source),
-    Rule("slice of slice", Slice, Slice, _into_slice),
     Rule("slice through elementwise", Slice, Blockwise, _through_elementwise),
     Rule("slice through concatenate", Slice, Concatenate, _through_concatenate),
     Rule("slice through reduce", Slice, Reduce, _through_reduce),
@@ -206,8 +182,6 @@ def _worthwhile(user: ArrayNode, below: ArrayNode, users: Collection[Node]) -> b
     if len(users) <= 1:
         return True
     if isinstance(below, Source) and below.source.free:
-        return True
-    if isinstance(below, Slice):  # composing slices computes nothing
         return True
     wanted = [prod(other.shape) for other in users if isinstance(other, Slice) and other is not below]
     return len(wanted) == len(users) and bool(sum(wanted) <= prod(below.shape))

@@ -293,7 +293,7 @@ def scan(
 def slice_(x: ArrayNode, index: Sequence[int | slice]) -> ArrayNode:
     """Basic indexing by a normalized index: one int or slice per axis, as :class:`ops.Slice` wants it.
 
-    Along an axis of unknown chunk sizes only ``slice(None)`` is possible.
+    Along an axis of unknown chunk sizes only ``slice(None)`` is possible. A slice of a slice is one slice.
     """
     chunks: list[AxisChunks] = []
     normal: list[int | slice] = []
@@ -315,7 +315,25 @@ def slice_(x: ArrayNode, index: Sequence[int | slice]) -> ArrayNode:
             chunks.append(blocks.slice_chunks(have, entry))
     if not changed:
         return x
+    if isinstance(x, Slice):
+        outer = iter(normal)
+        joined = [
+            compose(next(outer), inner, n) if isinstance(inner, slice) else inner
+            for inner, n in zip(x.index, x.inputs[0].shape, strict=True)
+        ]
+        return rechunk(slice_(x.inputs[0], joined), tuple(chunks))  # reversing twice may bring back empty blocks
     return Slice(x, tuple(normal), tuple(chunks), "getitem-" + tokenize(normal, x.token))
+
+
+def compose(outer: int | slice, inner: slice, length: int) -> int | slice:
+    """The entry that equals ``inner`` followed by ``outer``; ``length`` is the axis's length before both."""
+    if outer == slice(None):
+        return inner
+    positions = range(length)[inner if inner.stop >= 0 or inner.step > 0 else slice(inner.start, None, inner.step)]
+    if isinstance(outer, int):
+        return positions[outer]
+    picked = positions[outer if outer.stop >= 0 or outer.step > 0 else slice(outer.start, None, outer.step)]
+    return slice(picked.start, picked.stop, picked.step)
 
 
 def take(x: ArrayNode, indices: np.ndarray, axis: int, chunks: AxisChunks | None = None) -> ArrayNode:
