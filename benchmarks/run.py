@@ -93,9 +93,9 @@ def heading() -> str:
     return (
         "# Benchmark results\n\n"
         f"Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} cores, {memory:.0f} GiB.\n\n"
-        "Written by `make bench`. Each measurement is a fresh process, peers take turns, figures are medians. "
-        'The machine is shared: read the ratios, not the seconds. "Peak memory" is that of the whole process with its imports and '
-        'inputs, "over start" what the work added to it.\n'
+        "Written by `make bench`. Each measurement is a fresh process, peers take turns, figures are medians. The "
+        'machine is shared: read the ratios, not the seconds. "Peak memory" is that of the whole process with its '
+        'imports and inputs, "over start" what the work added to it.\n'
     )
 
 
