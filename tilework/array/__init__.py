@@ -5,7 +5,6 @@ same. Ufuncs are NumPy's own (``ta.sin is numpy.sin``): they find out by themsel
 """
 
 from numpy import (
-    __array_namespace_info__,
     abs,
     absolute,
     acos,
@@ -84,6 +83,7 @@ from numpy import (
     left_shift,
     less,
     less_equal,
+    lib,
     log,
     log1p,
     log2,
@@ -134,17 +134,19 @@ from numpy import (
 
 from tilework.array import dispatch as _dispatch
 from tilework.array import methods as _methods
-from tilework.array import random
+from tilework.array import overlap, random
 from tilework.array.core import Array
 from tilework.array.creation import (
     arange,
     array,
     asanyarray,
     asarray,
+    copy,
     empty,
     empty_like,
     eye,
     from_array,
+    from_dlpack,
     fromfunction,
     full,
     full_like,
@@ -158,6 +160,7 @@ from tilework.array.creation import (
     zeros_like,
 )
 from tilework.array.cumulative import cumreduction
+from tilework.array.dtypes import NamespaceInfo as __array_namespace_info__
 from tilework.array.dtypes import can_cast, finfo, iinfo, iscomplexobj, isrealobj, result_type
 from tilework.array.gufuncs import apply_gufunc, as_gufunc, gufunc
 from tilework.array.manipulation import (
@@ -194,7 +197,8 @@ from tilework.array.manipulation import (
     vstack,
 )
 from tilework.array.mapping import blockwise, map_blocks, reduction
-from tilework.array.overlap import map_overlap, overlap, sliding_window_view, trim_internal, trim_overlap
+from tilework.array.order import median, nanmedian, nanpercentile, nanquantile, percentile, quantile
+from tilework.array.overlap import map_overlap, sliding_window_view, trim_internal, trim_overlap
 from tilework.array.padding import pad
 from tilework.array.products import dot, einsum, inner, matmul, outer, tensordot, vdot, vecdot
 from tilework.array.rechunking import rechunk, unify_chunks
@@ -269,6 +273,8 @@ from tilework.array.shapes import (
     swapaxes,
     transpose,
 )
+from tilework.array.shuffling import shuffle
+from tilework.array.storage import from_delayed, from_zarr, store, to_zarr
 from tilework.array.ufuncs import (
     allclose,
     angle,
@@ -304,30 +310,35 @@ __all__ = [
     "average", "bitwise_and", "bitwise_count", "bitwise_invert", "bitwise_left_shift", "bitwise_not", "bitwise_or",
     "bitwise_right_shift", "bitwise_xor", "block", "blockwise", "bool", "broadcast_arrays", "broadcast_shapes",
     "broadcast_to", "can_cast", "cbrt", "ceil", "choose", "clip", "column_stack", "complex64", "complex128",
-    "compress", "compute", "concat", "concatenate", "conj", "conjugate", "copysign", "cos", "cosh", "count_nonzero",
-    "cumprod", "cumreduction", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees", "delete", "diag", "diagonal",
-    "diff", "digitize", "divide", "divmod", "dot", "dsplit", "dstack", "e", "einsum", "empty", "empty_like", "equal",
-    "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs", "finfo", "fix", "flatnonzero",
-    "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power", "floor", "floor_divide", "fmax",
-    "fmin", "fmod", "frexp", "from_array", "fromfunction", "frompyfunc", "full", "full_like", "gcd", "greater",
-    "greater_equal", "gufunc", "heaviside", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag", "indices", "inf",
-    "inner", "insert", "int8", "int16", "int32", "int64", "invert", "isclose", "iscomplex", "iscomplexobj", "isdtype",
-    "isfinite", "isin", "isinf", "isnan", "isnat", "isneginf", "isnull", "isposinf", "isreal", "isrealobj", "lcm",
-    "ldexp", "left_shift", "less", "less_equal", "linspace", "log", "log1p", "log2", "log10", "logaddexp",
-    "logaddexp2", "logical_and", "logical_not", "logical_or", "logical_xor", "map_blocks", "map_overlap", "matmul",
-    "matrix_transpose", "max", "maximum", "mean", "meshgrid", "min", "minimum", "mod", "modf", "moveaxis", "multiply",
-    "nan", "nan_to_num", "nanargmax", "nanargmin", "nancumprod", "nancumsum", "nanmax", "nanmean", "nanmin",
-    "nanprod", "nanstd", "nansum", "nanvar", "ndim", "negative", "newaxis", "nextafter", "nonzero", "not_equal",
-    "notnull", "ones", "ones_like", "outer", "overlap", "pad", "permute_dims", "pi", "positive", "pow", "power",
-    "prod", "ptp", "rad2deg", "radians", "random", "ravel", "real", "rechunk", "reciprocal", "reduction", "remainder",
-    "repeat", "reshape", "result_type", "right_shift", "rint", "roll", "rollaxis", "rot90", "round", "searchsorted",
-    "select", "shape", "sign", "signbit", "sin", "sinc", "sinh", "size", "sliding_window_view", "sort", "spacing",
-    "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis",
-    "tan", "tanh", "tensordot", "tile", "trace", "transpose", "tri", "tril", "trim_internal", "trim_overlap", "triu",
+    "compress", "compute", "concat", "concatenate", "conj", "conjugate", "copy", "copysign", "cos", "cosh",
+    "count_nonzero", "cumprod", "cumreduction", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees",
+    "delete", "diag", "diagonal", "diff", "digitize", "divide", "divmod", "dot", "dsplit", "dstack", "e", "einsum",
+    "empty", "empty_like", "equal", "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs",
+    "finfo", "fix", "flatnonzero", "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power",
+    "floor", "floor_divide", "fmax", "fmin", "fmod", "frexp", "from_array", "from_delayed", "from_dlpack",
+    "from_zarr", "fromfunction", "frompyfunc", "full", "full_like", "gcd", "greater", "greater_equal", "gufunc",
+    "heaviside", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag", "indices", "inf", "inner", "insert", "int8",
+    "int16", "int32", "int64", "invert", "isclose", "iscomplex", "iscomplexobj", "isdtype", "isfinite", "isin",
+    "isinf", "isnan", "isnat", "isneginf", "isnull", "isposinf", "isreal", "isrealobj", "lcm", "ldexp", "left_shift",
+    "less", "less_equal", "linspace", "log", "log1p", "log2", "log10", "logaddexp", "logaddexp2", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "map_blocks", "map_overlap", "matmul", "matrix_transpose", "max",
+    "maximum", "mean", "median", "meshgrid", "min", "minimum", "mod", "modf", "moveaxis", "multiply", "nan",
+    "nan_to_num", "nanargmax", "nanargmin", "nancumprod", "nancumsum", "nanmax", "nanmean", "nanmedian", "nanmin",
+    "nanpercentile", "nanprod", "nanquantile", "nanstd", "nansum", "nanvar", "ndim", "negative", "newaxis",
+    "nextafter", "nonzero", "not_equal", "notnull", "ones", "ones_like", "outer", "overlap", "pad", "percentile",
+    "permute_dims", "pi", "positive", "pow", "power", "prod", "ptp", "quantile", "rad2deg", "radians", "random",
+    "ravel", "real", "rechunk", "reciprocal", "reduction", "remainder", "repeat", "reshape", "result_type",
+    "right_shift", "rint", "roll", "rollaxis", "rot90", "round", "searchsorted", "select", "shape", "shuffle", "sign",
+    "signbit", "sin", "sinc", "sinh", "size", "sliding_window_view", "sort", "spacing", "split", "sqrt", "square",
+    "squeeze", "stack", "std", "store", "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh",
+    "tensordot", "tile", "to_zarr", "trace", "transpose", "tri", "tril", "trim_internal", "trim_overlap", "triu",
     "true_divide", "trunc", "uint8", "uint16", "uint32", "uint64", "unify_chunks", "unique", "unique_all",
     "unique_counts", "unique_inverse", "unique_values", "unstack", "var", "vdot", "vecdot", "vsplit", "vstack",
     "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
+__array_api_version__ = "2025.12"
+
 _methods.bind()
 _dispatch.register(globals(), __all__)
+_dispatch.register(globals(), ["sliding_window_view"], lib.stride_tricks)
