@@ -196,9 +196,23 @@ def _place(
             return [inside[0]]
         several_maps = len(set(groups)) < len(groups)  # only a source is read along several maps in one group
         if free or (once and node in again and (isinstance(node, Source) or not several_maps)):
-            return inside
+            return _joined(inside, grouping) if once else inside
     made = grouping.add(Goal("value", node))
     return [(made, made.goals[0].axes), *(inside if free else [])]
+
+
+def _joined(inside: Sequence[tuple[Group, AxesMap]], grouping: Grouping) -> list[tuple[Group, AxesMap]]:
+    """The same uses, with groups joined as far as they can be: what is read again is read as few times as may be."""
+    joined: dict[tuple[Group, AxesMap], None] = {}
+    for target, axes in inside:
+        current = grouping.home[target.goals[0]]
+        for first, along in joined:
+            if along == axes and first is not current and _can_join([first, current], grouping):
+                grouping.join(first, [current])
+                current = first
+                break
+        joined[current, axes] = None
+    return [(grouping.home[target.goals[0]], axes) for target, axes in joined]
 
 
 def _alive(uses: Sequence[Use], grouping: Grouping) -> list[Use]:
