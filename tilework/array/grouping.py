@@ -4,11 +4,12 @@ Which group each position belongs to is known when the program is built (``codes
 way to reduce is chosen then:
 
 - *Block by block.* Where groups follow each other (resampling, years), the axis is rechunked so that blocks end where
-  groups end, and each block makes the answers of its own groups. The same serves operations that need all members at
-  once (median, quantile) after the members of each group have been brought together.
-- *As a tree.* Where the members of a group lie scattered over blocks (months of many years), or a group is too large
-  for a block: each block gives one partial result for every group that it has members of, together with the groups'
-  numbers, and partial results of equal number are joined.
+  groups end, and each block makes the answers of its own groups. The same serves after the members of each group have
+  been brought together: for operations that need all of them at once (median, quantile), and where a block has few
+  members of each group (days of the year), so that reducing it would not make it smaller.
+- *As a tree.* Where a block has many members of groups that other blocks have members of too (months of many years),
+  or a group is too large for a block: each block gives one partial result for every group that it has members of,
+  together with the groups' numbers, and partial results of equal number are joined.
 
 Within a block, groups of equal size are reduced in one call: their members are gathered into an array with one more
 axis. A group that is large is reduced by itself, without a copy if its members lie next to each other.
@@ -16,7 +17,6 @@ axis. A group that is large is reduced by itself, without a copy if its members 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,11 +44,6 @@ Axes: TypeAlias = tuple[int, ...]
 Parts: TypeAlias = tuple[np.ndarray, ...]
 OfMembers: TypeAlias = Callable[[Parts, Axes], Any]
 """Reduces arrays along axes, all members of a group at once, and keeps these axes with length one."""
-
-# Groups without values are answered with NaN, as xarray does; nobody wants to hear of it. The warnings name this
-# module, as it calls what gives them.
-for _message in ("All-NaN slice", "Mean of empty slice", "Degrees of freedom"):
-    warnings.filterwarnings("ignore", _message, RuntimeWarning, r"tilework\.array\.(grouping|order)")
 
 
 # ---------------------------------------------------------------- what can be done to groups
@@ -257,13 +252,26 @@ def _reduced(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
         return full(shape, groups.fill, groups.dtype, chunks=chunks).node
     if job.tree is None:
         node = in_one_block(node, job.axes[1:], f"groupby {job.label}")
-        found = (_in_order(node, groups, job) if in_order else None) or _brought_together(node, groups, job)
-    else:
-        whole = all(len(node.chunks[k]) == 1 for k in job.axes[1:])
-        found = (_in_order(node, groups, job) if in_order and whole else None) or _as_tree(node, groups, job)
+    whole = all(len(node.chunks[k]) == 1 for k in job.axes[1:])
+    found = _in_order(node, groups, job) if in_order and whole else None
+    if found is None and (job.tree is None or (whole and not _shrinks(node, groups, job))):
+        found = _brought_together(node, groups, job)
+    if found is None:
+        found = _as_tree(node, groups, job)
     lead = len(job.lead)
     dropped = [lead + k for k in job.axes[1:]]
     return build.rearrange(found, [k for k in range(found.ndim) if k not in dropped], label=job.label)
+
+
+def _most_groups(node: ArrayNode, groups: _Groups, job: _Job) -> int:
+    """How many groups a block has members of at most."""
+    parts = np.split(groups.codes, node.chunks[job.axis].bounds[1:-1])
+    return max(len(np.unique(codes[codes >= 0])) for codes in parts)
+
+
+def _shrinks(node: ArrayNode, groups: _Groups, job: _Job) -> bool:
+    """Whether the partial results of blocks are much smaller than blocks."""
+    return node.chunks[job.axis].largest >= 4 * _most_groups(node, groups, job)
 
 
 def _in_order(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode | None:
@@ -347,10 +355,9 @@ def _as_tree(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
     """Partial results of blocks, joined by group."""
     assert job.tree is not None
     node = _divided(node, job, groups.size, job.tree.partial_itemsize)
-    chunks = node.chunks[job.axis]
-    most = max(len(np.unique(codes[codes >= 0])) for codes in np.split(groups.codes, chunks.bounds[1:-1]))
+    most = _most_groups(node, groups, job)
     # Few are joined at a time where blocks are not much larger than their partial results.
-    every = int(np.clip(chunks.largest // max(1, most), 2, 16))
+    every = int(np.clip(node.chunks[job.axis].largest // max(1, most), 2, 16))
     rows = min(groups.size, most * every)
     by_groups = GroupedReduction(job.tree, groups, job.axis)
     reduction = Reduction(

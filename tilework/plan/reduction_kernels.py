@@ -79,17 +79,25 @@ class Kernel:
 
     def partial(self, block: np.ndarray, axis: Axes) -> Parts:
         """The partial of a block, taken in slabs that fit a cache."""
-        rows = block.shape[0] if block.ndim else 0
-        slab = max(1, (1 << 17) * rows // block.size) if block.size else rows
+        kept = {a: n for a, n in enumerate(block.shape) if a not in axis}
+        # Along an axis that is reduced the partials of slabs must be joined, which is dear if they are large.
+        along = next(iter(kept)) if 0 in axis and product(kept.values()) > _SLAB // 16 else 0
+        rows = block.shape[along] if block.ndim else 0
+        slab = max(1, _SLAB * rows // block.size) if block.size else rows
         if slab >= rows:
             return self.tile(block, axis, Scratch(), False, {})
         accumulator = TreeAccumulator(self, block.shape, axis, block.dtype)
-        kept = [slice(0, 1) if a in axis else slice(0, n) for a, n in enumerate(block.shape)]
+        before = (slice(None),) * along
+        where = [slice(0, kept.get(a, 1)) for a in range(block.ndim)]
         for start in range(0, rows, slab):
-            stop = min(start + slab, rows)
-            kept[0] = slice(0, 1) if 0 in axis else slice(start, stop)
-            accumulator.update(block[start:stop], tuple(kept), False, {})
+            rest = slice(start, min(start + slab, rows))
+            if along in kept:
+                where[along] = rest
+            accumulator.update(block[(*before, rest)], tuple(where), False, {})
         return accumulator.result()
+
+
+_SLAB = 1 << 17  # elements
 
 
 class TreeAccumulator:

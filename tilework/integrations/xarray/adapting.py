@@ -12,11 +12,14 @@ and a name that a version of xarray does not have is left out.
 - Pointwise indexing goes through :attr:`tilework.array.Array.vindex`, and so does assignment.
 - ``chunk()``, and arithmetic with groups, make tilework arrays of what is not chunked yet, if the object holds such
   arrays already. xarray would take the default chunk manager.
+
+What has only missing values gives a missing value, and NumPy warns of it. xarray does not; nor do blocks, then.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any
@@ -47,6 +50,8 @@ def holds_arrays(obj: Any) -> bool:
 
 def adapt() -> None:
     """Replace the names. Once; :mod:`tilework.integrations.xarray.manager` does it."""
+    for message in ("All-NaN slice", "Mean of empty slice", "Degrees of freedom"):
+        warnings.filterwarnings("ignore", message, RuntimeWarning, r"tilework\.(optimize\.blockfuncs|array\.)")
     for module in _ASKING:
         _replace("is_duck_dask_array", [module], lambda is_dask: lambda x: isinstance(x, Array) or is_dask(x))
     _replace("is_0d_dask_array", ["xarray.core.variable"], lambda is_dask: lambda x: _is_scalar(x) or is_dask(x))

@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 from xarray.core import duck_array_ops, groupby
 
-from tilework.array import Array, moveaxis
+from tilework.array import Array, moveaxis, transpose
 from tilework.array.grouping import groupby_reduce
 from tilework.base.errors import UnsupportedError
 from tilework.integrations.xarray.adapting import holds_arrays
 from tilework.plan import build
+from tilework.plan.ops import Blockwise, Elementwise
 
 
 def adapt_groupby() -> None:
@@ -95,18 +96,36 @@ def _reduce(
     first = array.ndim - codes.ndim
     axes = range(first, array.ndim) if axis is None else build.normalize_axis(axis, array.ndim)
     array, codes, along, also = _on_one_axis(array, codes, first, tuple(axes))
+    array, order = _as_it_lies(array)
     options = dict(finalize_kwargs or {})
     if fill_value is not None and not np.isscalar(fill_value):  # flox's own name for "NaN, if there is a need"
         fill_value = None
     result = groupby_reduce(
-        array, codes, int(np.prod(sizes)), func, along, also=also,
+        array, codes, int(np.prod(sizes)), func, order.index(along), also=[order.index(a) for a in also],
         fill_value=fill_value, min_count=min_count or 0, dtype=dtype, **options,
     )  # fmt: skip
     lead = np.ndim(options.get("q", 0))
-    result = moveaxis(result, lead + along - sum(a < along for a in also), -1)
+    left = [a for a in order if a not in also]
+    place = [lead + left.index(a) for a in sorted(left) if a != along]
+    result = transpose(result, [*range(lead), *place, lead + left.index(along)])
     if len(sizes) > 1:
         result = result.reshape(*result.shape[:-1], *sizes)
     return (result, *(groups for _, groups in pairs))
+
+
+def _as_it_lies(array: Array) -> tuple[Array, list[int]]:
+    """The array before it was transposed, and for each of its axes which one that has become.
+
+    flox wants the grouped axis last. Blocks are larger and reductions faster in the order in which values are stored.
+    """
+    node = array.node
+    if isinstance(node, Blockwise) and isinstance(node.op, Elementwise) and node.op.fn is None:
+        order = list(node.axes[0])
+        if sorted(order) == list(range(node.ndim)) and all(
+            have == node.chunks[a] for have, a in zip(node.inputs[0].chunks, order, strict=True)
+        ):
+            return Array(node.inputs[0]), order
+    return array, list(range(array.ndim))
 
 
 def _numbered(labels: np.ndarray, groups: pd.Index | None) -> tuple[np.ndarray, pd.Index]:
