@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.graph import topological
-from tilework.plan.ops import ArrayNode, BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
+from tilework.plan.ops import BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
 from tilework.plan.stages import (
     AxisMap,
     Block,
@@ -265,10 +265,6 @@ class _Lowering:
 
 def _label(made: Group) -> str:
     """What a stage is called: its last operation, for a reduction the reduction itself."""
-    names: list[Any] = []
-    for goal in made.goals:
-        array = goal.array
-        names.append(
-            array.label if goal.kind in ("value", "store") and isinstance(array, ArrayNode) else goal.node.label
-        )
+    goals = reversed(made.goals)  # groups are found from the outputs back
+    names = [goal.array.label if goal.kind in ("value", "store") else goal.node.label for goal in goals]
     return "+".join(dict.fromkeys(names))

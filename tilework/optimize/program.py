@@ -189,11 +189,12 @@ class ProgramBuilder:
     def _blockwise(self, node: Blockwise, axes: AxesMap) -> Value:
         inputs = [self._input(node, i, labels, axes) for i, labels in zip(node.inputs, node.axes, strict=True)]
         if isinstance(node.op, Elementwise):
-            if node.op.fn is not None or inputs[0].is_step:
+            same_tiles = inputs[0].is_step and inputs[0].space == Value(node, axes, node.op).space
+            if node.op.fn is not None or same_tiles:
                 return self._computed(node, axes, node.op, inputs)
             stretch = tuple((c, a if len(c) > 1 else None) for c, a in zip(node.chunks, axes, strict=True))
             view = BlockFunction(ViewBlock(node.axes[0], stretch), (Slot(0),), place=True, scratch=0)
-            return self._computed(node, axes, view, inputs)  # a view of a block costs nothing
+            return self._computed(node, axes, view, inputs)
         function = node.op
         if function.place:
             function = copy(function)
