@@ -162,6 +162,7 @@ from tilework.array.creation import (
 from tilework.array.cumulative import cumreduction
 from tilework.array.dtypes import NamespaceInfo as __array_namespace_info__
 from tilework.array.dtypes import can_cast, finfo, iinfo, iscomplexobj, isrealobj, result_type
+from tilework.array.gradients import gradient
 from tilework.array.gufuncs import apply_gufunc, as_gufunc, gufunc
 from tilework.array.manipulation import (
     append,
@@ -316,9 +317,9 @@ __all__ = [
     "empty", "empty_like", "equal", "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs",
     "finfo", "fix", "flatnonzero", "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power",
     "floor", "floor_divide", "fmax", "fmin", "fmod", "frexp", "from_array", "from_delayed", "from_dlpack",
-    "from_zarr", "fromfunction", "frompyfunc", "full", "full_like", "gcd", "greater", "greater_equal", "gufunc",
-    "heaviside", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag", "indices", "inf", "inner", "insert", "int8",
-    "int16", "int32", "int64", "invert", "isclose", "iscomplex", "iscomplexobj", "isdtype", "isfinite", "isin",
+    "from_zarr", "fromfunction", "frompyfunc", "full", "full_like", "gcd", "gradient", "greater", "greater_equal",
+    "gufunc", "heaviside", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag", "indices", "inf", "inner", "insert",
+    "int8", "int16", "int32", "int64", "invert", "isclose", "iscomplex", "iscomplexobj", "isdtype", "isfinite", "isin",
     "isinf", "isnan", "isnat", "isneginf", "isnull", "isposinf", "isreal", "isrealobj", "lcm", "ldexp", "left_shift",
     "less", "less_equal", "linspace", "log", "log1p", "log2", "log10", "logaddexp", "logaddexp2", "logical_and",
     "logical_not", "logical_or", "logical_xor", "map_blocks", "map_overlap", "matmul", "matrix_transpose", "max",
