@@ -54,14 +54,6 @@ class Scratch:
             have = self._memory[name] = np.empty(n, dtype)
         return have[:n].reshape(shape)
 
-    def zeros(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """As :meth:`empty`, of zeros. Not to be written to."""
-        before = self._memory.get(name)
-        out = self.empty(name, shape, dtype)
-        if self._memory[name] is not before:
-            self._memory[name][:] = 0
-        return out
-
 
 class Kernel:
     """What the kernels share. ``spans`` says which parts have the result's shape; others have length one all over."""
@@ -198,14 +190,16 @@ def _isnan(x: np.ndarray, scratch: Scratch) -> np.ndarray:
 
 def _without_nan(x: np.ndarray, fill: int, scratch: Scratch, owned: bool) -> np.ndarray:
     """``x`` with ``fill`` for NaN."""
-    if fill == 0 and x.dtype.kind == "f":
-        positive = scratch.empty("positive", x.shape, x.dtype)
-        negative = x if owned else scratch.empty("negative", x.shape, x.dtype)
-        zero = scratch.zeros("zero", x.shape, x.dtype)  # with a scalar NumPy takes twice as long
-        np.fmax(x, zero, out=positive)
-        np.fmin(x, zero, out=negative)
-        np.add(positive, negative, out=positive)
-        return positive
+    if fill == 0 and x.dtype.kind == "f" and x.dtype.itemsize <= 8:
+        # Bits are kept or cleared: a third to two thirds of the time of any way that goes through numbers.
+        keep = scratch.empty("keep", x.shape, bool)
+        np.equal(x, x, out=keep)
+        mask = keep.view(np.int8)
+        np.negative(mask, out=mask)  # True becomes -1: all bits set, and still so when widened
+        bits = f"i{x.dtype.itemsize}"
+        filled = x if owned else scratch.empty("filled", x.shape, x.dtype)
+        np.bitwise_and(x.view(bits), mask, out=filled.view(bits))
+        return filled
     filled = x if owned else x.copy()
     np.copyto(filled, fill, where=_isnan(x, scratch))
     return filled
