@@ -1,9 +1,10 @@
 """The depth-first order of a task graph, computed on whole arrays.
 
-Every task hangs under its first user, which makes a forest. Numbering that forest in postorder (children in the order
-in which their parent needs them) is depth first: a task's inputs are made right before it, and what they hold is freed
-soon. A task that also needs something from elsewhere in the forest is moved behind it. Millions of tasks take about a
-second, because the work goes stage by stage and never task by task (but for stages that depend on themselves).
+Every task hangs under its first user, which makes a forest (links of a chain count as users only where there are no
+others). Numbering that forest in postorder (children in the order in which their parent needs them) is depth first: a
+task's inputs are made right before it, and what they hold is freed soon. A task that also needs something from
+elsewhere in the forest is moved behind it. Millions of tasks take about a second, because the work goes stage by stage
+and never task by task (but for stages that depend on themselves).
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ def depth_first_rank(offsets: np.ndarray, indptr: np.ndarray, deps: np.ndarray) 
     if len(offsets) == 2 or not len(deps):  # one stage: numbered depth first already
         return np.arange(n, dtype=np.int32)
     users = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))
-    parent = np.full(n, -1, np.int32)
-    parent[deps[::-1]] = users[::-1]  # the last write wins: the first user
     stages = [(a, b) for a, b in pairwise(offsets.tolist()) if a < b]
     inner = {(a, b) for a, b in stages if _within(deps[indptr[a] : indptr[b]], a)}
+    parent = np.full(n, -1, np.int32)
+    parent[deps[::-1]] = users[::-1]  # the last write wins: the first user
+    for a, b in inner:
+        _prefer_others(parent, deps, users, a, b)
     size = _sizes(parent, stages, inner)
     key = _postorder(parent, size, stages, inner, users, indptr, deps)
     _move_behind(key, stages, inner, indptr, deps)
@@ -43,6 +46,17 @@ def depth_first_rank(offsets: np.ndarray, indptr: np.ndarray, deps: np.ndarray) 
     rank = np.empty(n, np.int32)
     rank[order] = np.arange(n, dtype=np.int32)
     return rank
+
+
+def _prefer_others(parent: np.ndarray, deps: np.ndarray, users: np.ndarray, a: int, b: int) -> None:
+    """Hang what the tasks ``a:b``, which form chains, need under its first other user, if it has one.
+
+    A scan's chain of offsets reaches through all blocks: if they hung under it, all of them would be made before the
+    first is used up.
+    """
+    chained = (parent[deps] >= a) & (parent[deps] < b)
+    others = chained & ((users < a) | (users >= b))
+    parent[deps[others][::-1]] = users[others][::-1]
 
 
 def _within(needed: np.ndarray, first: int) -> bool:

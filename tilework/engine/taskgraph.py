@@ -17,7 +17,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.engine.dependencies import needed_blocks
 from tilework.engine.ordering import depth_first_rank
-from tilework.plan.stages import Calls, GridMap, Stage
+from tilework.plan.stages import Calls, Dependence, GridMap, Stage
 
 
 @dataclass(eq=False)
@@ -143,8 +143,9 @@ def _needs(stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: 
         needs[s][block] = True
     for s in range(len(stages) - 1, -1, -1):
         stage, need = stages[s], needs[s]
-        if any(i.producer == s for i in stage.inputs) and need.any():
-            need[:] = True  # a chain: what one block needs, nearly all need
+        for i in stage.inputs:
+            if i.producer == s:
+                _need_before(i.blocks, need.reshape(stage.grid))
         if isinstance(stage.work, Calls):
             for producer in np.unique(stage.work.stages).tolist():
                 if producer != s:
@@ -167,6 +168,15 @@ def _needs(stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: 
                 _, blocks = needed_blocks(i.blocks, stage.grid, stages[i.producer].grid, tasks)
                 needs[i.producer][blocks] = True
     return needs
+
+
+def _need_before(blocks: Dependence, need: np.ndarray) -> None:
+    """In a stage whose tasks need the one before them along an axis, what comes before a needed task is needed."""
+    if not isinstance(blocks, GridMap):
+        raise InternalError(f"a stage that depends on itself by {blocks!r}")
+    (axis,) = (k for k, m in enumerate(blocks.maps) if len(m.blocks) < need.shape[k])
+    backwards = np.flip(need, axis)
+    np.logical_or.accumulate(backwards, axis, out=backwards)
 
 
 class _Numbering:
