@@ -280,7 +280,7 @@ def _stage_costs(graph: TaskGraph, need: np.ndarray) -> Iterator[StageCost]:
             stage.label,
             stage.operations,
             b - a,
-            tuple(axis.largest for axis in stage.work.domain) if isinstance(stage.work, Program) else None,
+            tuple(axis.largest for axis in stage.work.chunks) if isinstance(stage.work, Program) else None,
             int(need[a:b].max()),
             int(graph.out_bytes[a:b].sum()),
             round(stage.read_bytes * share),

@@ -94,7 +94,9 @@ class ProgramBuilder:
         self.kept = [self._goal(goal) for goal in self.group.goals]
         self.made = lay_out(self.values, self.kept)
         outputs = tuple(map(self._output, self.group.goals, self.kept))
-        return Program(self.group.domain, tuple(self.operands), tuple(made.segment for made in self.made), outputs)
+        inner = len(self.group.domain) - self.group.goals[0].array.ndim
+        segments = tuple(made.segment for made in self.made)
+        return Program(self.group.domain, tuple(self.operands), segments, outputs, inner)
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """What each task leaves behind and what it needs on top, over the grid. Call after :meth:`build`."""

@@ -283,12 +283,21 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """How a block of an array stage is made. ``domain`` holds the sizes along the grid axes (NaN: unknown)."""
+    """How a block of an array stage is made. ``domain`` holds the sizes along the grid axes (NaN: unknown).
+
+    The last ``inner`` axes of the domain are not axes of what is made: along them something inside contracts.
+    """
 
     domain: tuple[AxisChunks, ...]
     operands: tuple[Operand, ...]
     segments: tuple[Segment, ...]
     outputs: tuple[Output, ...]
+    inner: int = 0
+
+    @property
+    def chunks(self) -> tuple[AxisChunks, ...]:
+        """Block sizes of the array that the stage's blocks are made from."""
+        return self.domain[: len(self.domain) - self.inner]
 
 
 @dataclass(frozen=True, slots=True)
