@@ -357,7 +357,7 @@ def _too_small(cost: StageCost, work: Program, names: dict[int, str], share: flo
     if not 0 < block < SMALL_BLOCK:
         return
     larger = _with_blocks_of(work, min(GOOD_BLOCK, share * block / max(1, cost.task_bytes)), whole=False)
-    if prod(map(len, larger)) < prod(map(len, work.domain)):
+    if prod(map(len, larger)) < prod(map(len, work.chunks)):
         yield Advice(
             repr(cost.label),
             f"{format_count(cost.tasks)} tasks on blocks of {format_bytes(block)} cost more to schedule than to run",
@@ -376,7 +376,7 @@ def _block_bytes(work: Program) -> float:
         elif isinstance(segment, BlockSegment) and segment.dtype is not None:
             kinds.append(segment.dtype)
     size = float(max((kind.itemsize for kind in kinds), default=0))
-    for axis in work.domain:
+    for axis in work.chunks:
         size *= axis.total / len(axis) if axis.known else 0
     return size
 
@@ -386,15 +386,15 @@ def _with_blocks_of(work: Program, limit: float, whole: bool) -> Chunks:
 
     With ``whole``, axes in one block stay so, if others can be divided instead.
     """
-    shape = [axis.total for axis in work.domain]
-    itemsize = max(1, round(_block_bytes(work) * prod(map(len, work.domain)) / max(1, prod(shape))))
-    previous: list[AxisChunks | int] = list(work.domain)
+    shape = [axis.total for axis in work.chunks]
+    itemsize = max(1, round(_block_bytes(work) * prod(map(len, work.chunks)) / max(1, prod(shape))))
+    previous: list[AxisChunks | int] = list(work.chunks)
     for leaf in (o for o in work.operands if isinstance(o, Leaf) and o.source.storage_chunks):
         for unit, axis in zip(leaf.source.storage_chunks or (), leaf.axes, strict=True):
             if axis is not None:
                 previous[axis] = unit
-    divided = any(len(axis) > 1 and axis.largest > 1 for axis in work.domain)
-    entries = [-1 if whole and divided and len(axis) == 1 else "auto" for axis in work.domain]
+    divided = any(len(axis) > 1 and axis.largest > 1 for axis in work.chunks)
+    entries = [-1 if whole and divided and len(axis) == 1 else "auto" for axis in work.chunks]
     return normalize_chunks(tuple(entries), shape, np.dtype((np.void, itemsize)), max(1, int(limit)), previous)
 
 
