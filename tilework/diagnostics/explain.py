@@ -152,7 +152,7 @@ class Explanation:
             predicted_peak=min(wanted, options.budget),
             wanted_peak=wanted,
             process_bytes=psutil.Process().memory_info().rss,
-            parallelism=_parallelism(graph, need + TASK_BYTES),
+            parallelism=_parallelism(graph, graph.out_bytes + graph.work_bytes + TASK_BYTES),
             refusal=refusal,
             advice=tuple(dict.fromkeys(_advise(nodes, graph, stages, options))),
         )
