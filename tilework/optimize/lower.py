@@ -101,7 +101,7 @@ class _Lowering:
     def _ordered(self) -> list[Unit]:
         """Groups and phases, producers first."""
         order: dict[Unit, None] = {}
-        stack: list[Unit] = [*self.grouping.groups[::-1], *reversed(self.by_phase)]
+        stack: list[Unit] = [*self.grouping.groups, *reversed(self.by_phase)]  # groups were found from the outputs back
         open_: set[Unit] = set()
         while stack:
             unit = stack[-1]
