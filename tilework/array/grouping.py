@@ -27,7 +27,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from tilework.array.core import Array
-from tilework.array.creation import asarray, full
+from tilework.array.creation import asarray, full, full_like
 from tilework.array.elementwise import Mapped, cast, pick
 from tilework.array.order import in_one_block, nanmedian_of_block, nanquantile_of_block
 from tilework.array.ufuncs import notnull
@@ -125,12 +125,13 @@ def groupby_reduce(
     members = np.bincount(codes[codes >= 0], minlength=size) * prod(x.shape[k] for k in also)
     missing = members < (1 if nullable else max(1, min_count))
     fill = _EMPTY.get(func, np.nan) if fill_value is None else fill_value
-    values = notnull(x)
+    values = notnull(x) if nullable else full_like(x, True, dtype=bool)
     if func == "count":
         x, func, dtype = values, "sum", dtype or np.intp
     job = _Job.of(x, func, axis, also, ddof, q, dtype)
-    wide = job.dtype if fill_value is None and not missing.any() else _promoted(job.dtype, fill)
-    result = _reduced(x.node, _Groups(codes, size, missing, _filling(fill, wide), wide), job)
+    fills = fill_value is not None or missing.any()
+    wide = _promoted(job.dtype, fill) if fills else job.dtype
+    result = _reduced(x.node, _Groups(codes, size, missing, _filling(fill, wide) if fills else None, wide), job)
     if nullable and min_count > 0 and not _says_so(func, min_count, fill):
         found = groupby_reduce(values, codes, size, "sum", axis, also=also)
         enough = build.elementwise(np.greater_equal, [found.node, min_count])
@@ -246,8 +247,8 @@ def _reduced(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
     valid = groups.codes[groups.codes >= 0]
     in_order = bool((valid[1:] >= valid[:-1]).all())
     if not len(valid):
-        kept = tuple(c for k, c in enumerate(node.chunks) if k not in job.axes[1:])
-        chunks = (*job.lead, *(groups.size if k == job.axis else c for k, c in enumerate(kept)))
+        kept = [groups.size if k == job.axis else c for k, c in enumerate(node.chunks) if k not in job.axes[1:]]
+        chunks = (*job.lead, *kept)
         shape = [c if isinstance(c, int) else c.total for c in chunks]
         return full(shape, groups.fill, groups.dtype, chunks=chunks).node
     if job.tree is None:

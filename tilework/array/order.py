@@ -177,7 +177,8 @@ def nanquantile_of_block(
 ) -> np.ndarray:
     """``numpy.nanquantile`` with kept dims. A Python number as ``q`` leaves the dtype alone, as in NumPy."""
     if x.dtype.kind != "f" or method != "linear":
-        return np.asarray(np.nanquantile(x, q, axis=axis, method=method, keepdims=True))  # type: ignore[call-overload]
+        numpys: Any = np.nanquantile if x.dtype.kind in "fc" else np.quantile
+        return np.asarray(numpys(x, q, axis=axis, method=method, keepdims=True))
     weak, q = type(q) in (int, float), np.asarray(q)
     dtype = x.dtype if weak or q.dtype.kind in "iu" else np.result_type(x.dtype, q.dtype)
     lanes, count = _sorted_lanes(x, axis)
