@@ -11,6 +11,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from copy import copy
 from typing import Any, Protocol, runtime_checkable
 
 from tilework.base import config
@@ -341,14 +342,20 @@ def _plan(thing: Any, traverse: bool, found: list[Any], top: bool = False) -> _P
         if isinstance(thing, tuple) and hasattr(thing, "_fields"):
             return _all(list(thing), traverse, found, lambda values: kind(*values))
         if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-            names = [f.name for f in dataclasses.fields(thing)]
+            names = [f.name for f in dataclasses.fields(thing) if hasattr(thing, f.name)]
+            fields = [getattr(thing, name) for name in names]
             return _all(
-                [getattr(thing, name) for name in names],
-                traverse,
-                found,
-                lambda values: dataclasses.replace(thing, **dict(zip(names, values, strict=True))),
+                fields, traverse, found, lambda values: _copy_with(thing, dict(zip(names, values, strict=True)))
             )
     return lambda values: thing
+
+
+def _copy_with(thing: Any, fields: Mapping[str, Any]) -> Any:
+    """A copy of a dataclass instance, frozen or not. Its ``__init__`` may want other things than its fields."""
+    new = copy(thing)
+    for name, value in fields.items():
+        object.__setattr__(new, name, value)
+    return new
 
 
 def _all(inner: Sequence[Any], traverse: bool, found: list[Any], rebuild: Callable[[list[Any]], Any]) -> _Plan:
