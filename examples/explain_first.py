@@ -30,7 +30,7 @@ def main() -> None:
         rng = ta.random.default_rng(0)
         ta.to_zarr(rng.normal(15.0, 8.0, size=(HOURS, PLACES), chunks=(TEN_DAYS, PLACES)), str(path))
 
-        print("One block for each place's whole year: too large, and every stored chunk is read again and again.\n")
+        print("One block for each place's whole year: too large, and every stored chunk is read eight times.\n")
         columns = departures(path, (-1, 250))
         print(tw.explain(columns, memory=MEMORY, workers=4))
 

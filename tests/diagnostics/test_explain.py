@@ -208,6 +208,22 @@ def test_blocks_that_cut_across_storage(chunks: Any, unit: Any, times: str, bett
     assert explain(stored((8000, 4000), chunks_in(text), unit).sum(), "10GB").advice == ()
 
 
+def test_advice_on_size_keeps_to_the_chunks_in_storage() -> None:
+    x = stored((8760, 2000), (-1, 250), (240, 2000))
+    e = explain((x - x.mean(axis=0)).std(axis=0), "60MB", 4)
+    made = [a.instead for a in e.advice if "chunks=" in a.instead]
+    assert made == ["make 'tas' with chunks=(480, -1)"]  # one way to make it, though two things are wrong
+    better = stored((8760, 2000), (480, -1), (240, 2000))
+    left = explain((better - better.mean(axis=0)).std(axis=0), "60MB", 4).advice
+    assert ["read 2 times" in a.problem for a in left] == [True]
+
+
+def test_functions_of_whole_axes_get_them_from_blocks_that_suit_storage() -> None:
+    x = stored((8760, 2000), (-1, 500), (240, 2000)).map_blocks(np.sort, dtype="f8")
+    e = explain(x.sum(), "200MB", 4)
+    assert [a.instead for a in e.advice] == ["put .rechunk((-1, 134)) before it", "make it with chunks=(2160, -1)"]
+
+
 @pytest.mark.parametrize("chunks", [(1000, 1000), (2000, 4000), (8000, 1000)])
 def test_blocks_along_storage_need_no_advice(chunks: Any) -> None:
     assert explain(stored((8000, 4000), chunks, (1000, 1000)).sum(), "10GB").advice == ()

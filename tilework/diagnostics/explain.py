@@ -21,6 +21,7 @@ from tilework.base.sizes import format_bytes, format_count
 from tilework.engine.local import budget as budgeting
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
+from tilework.optimize.blockfuncs import ReduceEnd, ScanEnd, ScanStart, ViewBlock
 from tilework.plan.blocks import AxisChunks, Chunks, normalize_chunks
 from tilework.plan.graph import topological
 from tilework.plan.ops import Node, Source
@@ -154,7 +155,7 @@ class Explanation:
             process_bytes=psutil.Process().memory_info().rss,
             parallelism=_parallelism(graph, graph.out_bytes + graph.work_bytes + TASK_BYTES),
             refusal=refusal,
-            advice=tuple(dict.fromkeys(_advise(nodes, graph, stages, options))),
+            advice=tuple(dict.fromkeys(_consistent(_advise(nodes, graph, stages, options)))),
         )
 
     # ------------------------------------------------------------ as text
@@ -337,6 +338,16 @@ def _advise(
     yield from _read_again(leaves, names, options.budget)
 
 
+def _consistent(advice: Iterator[Advice]) -> Iterator[Advice]:
+    """Without advice to make something that earlier advice says how to make."""
+    told: set[str] = set()
+    for one in advice:
+        if one.instead.startswith("make it with") and f"make {one.about} with" in told:
+            continue
+        told.add(one.instead.partition(" chunks=")[0])
+        yield one
+
+
 def _too_large(cost: StageCost, work: Program, names: dict[int, str], room: int, workers: int) -> Iterator[Advice]:
     if cost.task_bytes * min(workers, cost.tasks) <= room:
         return
@@ -346,7 +357,8 @@ def _too_large(cost: StageCost, work: Program, names: dict[int, str], room: int,
     yield Advice(
         repr(cost.label),
         f"a task needs up to {format_bytes(cost.task_bytes)} of memory, so {can} run in {format_bytes(room)}",
-        _write(work, _with_blocks_of(work, block * room / workers / cost.task_bytes, whole=True), names)
+        # a bit less than in proportion, since not all that a task needs shrinks with its block
+        _write(work, _with_blocks_of(work, 0.8 * block * room / workers / cost.task_bytes), names)
         if block
         else "raise memory=..., or lower workers=...",
     )
@@ -356,7 +368,7 @@ def _too_small(cost: StageCost, work: Program, names: dict[int, str], share: flo
     block = _block_bytes(work)
     if not 0 < block < SMALL_BLOCK:
         return
-    larger = _with_blocks_of(work, min(GOOD_BLOCK, share * block / max(1, cost.task_bytes)), whole=False)
+    larger = _with_blocks_of(work, min(GOOD_BLOCK, share * block / max(1, cost.task_bytes)))
     if prod(map(len, larger)) < prod(map(len, work.chunks)):
         yield Advice(
             repr(cost.label),
@@ -381,31 +393,44 @@ def _block_bytes(work: Program) -> float:
     return size
 
 
-def _with_blocks_of(work: Program, limit: float, whole: bool) -> Chunks:
+def _with_blocks_of(work: Program, limit: float) -> Chunks:
     """The stage's domain in blocks of about ``limit`` bytes, along the bounds of storage chunks where there are any.
 
-    With ``whole``, axes in one block stay so, if others can be divided instead.
+    Functions of blocks may need axes that are in one block to stay so: others are divided, if there are any.
     """
     shape = [axis.total for axis in work.chunks]
     itemsize = max(1, round(_block_bytes(work) * prod(map(len, work.chunks)) / max(1, prod(shape))))
     previous: list[AxisChunks | int] = list(work.chunks)
-    for leaf in (o for o in work.operands if isinstance(o, Leaf) and o.source.storage_chunks):
-        for unit, axis in zip(leaf.source.storage_chunks or (), leaf.axes, strict=True):
+    for leaf in (operand for operand in work.operands if isinstance(operand, Leaf)):
+        for unit, axis in zip(leaf.source.storage_chunks or (), _axes(leaf, work), strict=False):
             if axis is not None:
                 previous[axis] = unit
+    calls = [s.function.fn for s in work.segments if isinstance(s, BlockSegment)]
+    whole = not all(isinstance(fn, ReduceEnd | ScanEnd | ScanStart | ViewBlock) for fn in calls)
     divided = any(len(axis) > 1 and axis.largest > 1 for axis in work.chunks)
     entries = [-1 if whole and divided and len(axis) == 1 else "auto" for axis in work.chunks]
     return normalize_chunks(tuple(entries), shape, np.dtype((np.void, itemsize)), max(1, int(limit)), previous)
 
 
+def _axes(leaf: Leaf, work: Program) -> list[int | None]:
+    """The axis of the stage's domain that each source axis lies along, also where it is a single block."""
+    free = [k for k, axis in enumerate(work.chunks) if len(axis) == 1 and k not in leaf.axes]
+    found: list[int | None] = []
+    for j, (axis, have) in enumerate(zip(leaf.axes, leaf.chunks, strict=True)):
+        if axis is None and j not in leaf.drop:
+            axis = next((k for k in free if work.chunks[k] == have), None)
+            free = [k for k in free if k != axis]
+        found.append(axis)
+    return found
+
+
 def _write(work: Program, chunks: Chunks, names: dict[int, str]) -> str:
-    """What to write to get these chunks: where the array is read, else a rechunk before the operation."""
+    """What to write to get these chunks: where the array is read, if that suits its storage; else a rechunk."""
     for leaf in (operand for operand in work.operands if isinstance(operand, Leaf)):
-        if id(leaf.source) in names:
-            along = [
-                AxisChunks((have.total,)) if axis is None else chunks[axis]
-                for have, axis in zip(leaf.chunks, leaf.axes, strict=True)
-            ]
+        along = tuple(
+            have if axis is None else chunks[axis] for have, axis in zip(leaf.chunks, _axes(leaf, work), strict=True)
+        )
+        if id(leaf.source) in names and _reads(leaf, along) <= REREAD:
             return f"make {names[id(leaf.source)]!r} with chunks={_sizes(along)}"
     return f"put .rechunk({_sizes(chunks)}) before it"
 
@@ -421,11 +446,16 @@ def _misaligned(leaves: Sequence[Leaf], names: dict[int, str]) -> Iterator[Advic
         unit = leaf.source.storage_chunks
         if unit is None or (now := _reads(leaf, leaf.chunks)) <= REREAD:
             continue
-        better = []
-        for have, stored in zip(leaf.chunks, unit, strict=True):
-            size = max(1, round(float(np.median(have.sizes)) / stored)) * stored
-            better.append(have if len(have) == 1 else normalize_chunks(size, (have.total,))[0])
-        if _reads(leaf, tuple(better)) < now:
+        nearest = [
+            max(1, round(float(np.median(have.sizes)) / stored)) * stored
+            for have, stored in zip(leaf.chunks, unit, strict=True)
+        ]
+        shape = tuple(have.total for have in leaf.chunks)
+        better = normalize_chunks(tuple(map(min, nearest, shape)), shape)
+        most = max(prod(have.largest for have in leaf.chunks), prod(unit))
+        if prod(have.largest for have in better) > 2 * most:
+            better = normalize_chunks("auto", shape, leaf.source.dtype, most * leaf.source.dtype.itemsize, unit)
+        if _reads(leaf, better) < now:
             yield Advice(
                 repr(names.get(id(leaf.source), "array")),
                 f"blocks of {_sizes(leaf.chunks)} cut across chunks of {unit} in storage, each of which is read "
@@ -437,7 +467,9 @@ def _misaligned(leaves: Sequence[Leaf], names: dict[int, str]) -> Iterator[Advic
 def _reads(leaf: Leaf, chunks: Chunks) -> float:
     """How often a stored chunk is read, on average, if ``leaf`` is read in blocks of ``chunks``."""
     times = 1.0
-    for have, region, unit in zip(chunks, leaf.region, leaf.source.storage_chunks or (), strict=True):
+    if leaf.source.storage_chunks is None:
+        return times
+    for have, region, unit in zip(chunks, leaf.region, leaf.source.storage_chunks, strict=True):
         bounds = have.bounds[np.append(True, have.sizes > 0)]
         if len(bounds) > 1:
             first = (region.start + bounds[:-1] * region.step) // unit
