@@ -9,6 +9,7 @@ and a name that a version of xarray does not have is left out.
 - ``is_duck_dask_array`` in the modules of :data:`_ASKING` says yes: what they do then is right for any chunked array.
 - ``push`` (ffill, bfill), ``least_squares`` (polyfit), ``lazy_array_equiv`` (merge, concat) and the fields of dates are
   functions of this module.
+- ``to_zarr(compute=False)`` gives :class:`Writes`; xarray would hide the writes in a delayed value of Dask's.
 - Pointwise indexing goes through :attr:`tilework.array.Array.vindex`, and so does assignment.
 - ``chunk()``, and arithmetic with groups, make tilework arrays of what is not chunked yet, if the object holds such
   arrays already. xarray would take the default chunk manager.
@@ -18,10 +19,12 @@ What has only missing values gives a missing value, and NumPy warns of it. xarra
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial, wraps
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from xarray.core import groupby, indexing, nputils
 from xarray.namedarray.core import NamedArray
 
+from tilework import session
 from tilework.array import Array, map_blocks, map_overlap
 from tilework.array.order import in_one_block
 from tilework.plan import build
@@ -37,6 +41,7 @@ from tilework.plan import build
 _ASKING = ("xarray.core.variable", "xarray.computation.weighted", "xarray.computation.fit")
 _PUSHING = ("xarray.core.duck_array_ops", "xarray.core.missing")
 _FITTING = ("xarray.core.duck_array_ops", "xarray.computation.fit")
+_WRITING = ("xarray.backends.api", "xarray.backends.writers")
 _COMPARING = ("xarray.core.duck_array_ops", "xarray.structure.merge", "xarray.structure.concat")
 
 
@@ -61,6 +66,7 @@ def adapt() -> None:
     _replace("lazy_array_equiv", _COMPARING, lambda theirs: _for_arrays(theirs, partial(_equivalent, theirs)))
     for name in ("_get_date_field", "_round_field", "_strftime"):
         _replace(name, ["xarray.core.accessor_dt"], lambda theirs: _for_arrays(theirs, partial(_dates, theirs)))
+    _replace("delayed_close_after_writes", _WRITING, lambda theirs: partial(_close_later, theirs))
     adapter = indexing.ArrayApiIndexingAdapter
     adapter._vindex_get = _for_own(adapter._vindex_get, _points)
     adapter._vindex_set = _for_own(adapter._vindex_set, _set_points)
@@ -73,12 +79,20 @@ def adapt() -> None:
 def _replace(name: str, modules: Iterable[str], make: Callable[[Any], Any]) -> None:
     """Replace a function by ``make(function)`` in the modules that have it."""
     made: dict[int, Any] = {}
-    for module in (sys.modules.get(m) for m in modules):
+    for module in map(_module, modules):
         theirs = getattr(module, name, None)
         if callable(theirs):
             if id(theirs) not in made:
                 made[id(theirs)] = wraps(theirs)(make(theirs))
             setattr(module, name, made[id(theirs)])
+
+
+def _module(name: str) -> ModuleType | None:
+    """A module of xarray's, or None where this version has no such module."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
 
 
 def _for_arrays(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,6 +146,31 @@ def _set_outer(array: Array, indexer: Any, value: Any) -> None:
 
 
 # ---------------------------------------------------------------- functions
+
+
+def _close_later(theirs: Callable[..., Any], writes: Any, store: Any) -> Any:
+    later = writes if isinstance(writes, tuple) else (writes,)
+    return Writes(later, store) if any(map(session.is_tilework_collection, later)) else theirs(writes, store)
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What is left to do after ``to_zarr(compute=False)``: :func:`tilework.compute` writes, and closes the store."""
+
+    writes: tuple[Any, ...]
+    store: Any
+
+    def compute(self, **options: Any) -> None:
+        """Write now. Options are those of :func:`tilework.compute`."""
+        session.compute(self, **options)
+
+    def visualize(self, filename: Any = "tilework", **options: Any) -> Any:
+        """Draw the plan: see :func:`tilework.visualize`."""
+        return session.visualize(*self.writes, filename=filename, **options)
+
+    def finish(self, values: list[Any]) -> None:
+        """Called when everything is written."""
+        self.store.close()
 
 
 def _equivalent(theirs: Callable[..., Any], one: Any, other: Any) -> bool | None:

@@ -46,13 +46,14 @@ def _reducing(theirs: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _scanning(theirs: Callable[..., Any]) -> Callable[..., Any]:
-    """Cumulative operations by group go the way that xarray goes without flox."""
+    """Cumulative operations by group go the way that xarray goes without flox; only the dimensions lie as with it."""
 
     @wraps(theirs)
     def flox_scan(self: Any, dim: Any, *, func: str, **kwargs: Any) -> Any:
         if not holds_arrays(self._obj):
             return theirs(self, dim, func=func, **kwargs)
-        return self.reduce(getattr(duck_array_ops, func), dim=dim, **kwargs).assign_coords(self._obj.coords)
+        result = self.reduce(getattr(duck_array_ops, func), dim=dim, **kwargs).assign_coords(self._obj.coords)
+        return result.transpose(..., *self._parse_dim(dim))
 
     return flox_scan
 

@@ -21,7 +21,7 @@ from tilework.array import Array
 from tilework.array.creation import normalize
 from tilework.array.shuffling import shuffle
 from tilework.base import config
-from tilework.integrations.xarray.adapting import adapt
+from tilework.integrations.xarray.adapting import Writes, adapt
 from tilework.integrations.xarray.groupby import adapt_groupby
 from tilework.integrations.xarray.opening import unwrapped
 from tilework.plan import blocks
@@ -217,6 +217,8 @@ def _unpack(x: Any) -> session.Unpacked | None:
         return _unpack_dataset(x)
     if isinstance(x, Variable):
         return [x._data], lambda values: x._replace(data=values[0])
+    if isinstance(x, Writes):
+        return list(x.writes), x.finish
     return None
 
 

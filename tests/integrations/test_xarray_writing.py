@@ -1,0 +1,197 @@
+"""From lazy xarray objects into memory and into storage."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tilework as tw
+import tilework.array as ta
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*data type.*", "ignore:.*Zarr.*", "ignore:The specified chunks")
+
+
+@pytest.fixture
+def lazy(dataset):
+    return dataset.chunk(time=30, chunked_array_type="tilework")
+
+
+def is_lazy(ds):
+    return all(isinstance(v._data, ta.Array) for name, v in ds.variables.items() if name not in ds.xindexes)
+
+
+# ---------------------------------------------------------------- into memory
+
+
+def test_compute(lazy, dataset):
+    xr.testing.assert_identical(lazy.compute(), dataset)
+    xr.testing.assert_identical(lazy.compute(scheduler="sync", memory="50MB"), dataset)
+    assert is_lazy(lazy)
+    np.testing.assert_array_equal(lazy.t.values, dataset.t.values)
+    loaded = lazy.copy()
+    loaded.load()
+    assert not is_lazy(loaded)
+    assert float(lazy.t.mean()) == pytest.approx(float(dataset.t.mean()))
+
+
+def test_compute_nested(lazy, dataset):
+    found, mean = tw.compute({"a": lazy, "b": [lazy.t, lazy.n.variable]}, lazy.t.mean())
+    xr.testing.assert_identical(found["a"], dataset)
+    xr.testing.assert_identical(found["b"][0], dataset.t)
+    xr.testing.assert_identical(found["b"][1], dataset.n.variable)
+    xr.testing.assert_allclose(mean, dataset.t.mean())
+
+
+def test_persist(lazy, dataset, nothing_runs):
+    kept = (lazy.t * 2).persist()
+    assert isinstance(kept.data, ta.Array)
+    assert not kept.data.node.inputs
+    xr.testing.assert_identical(kept.compute(), dataset.t * 2)
+    (everything,) = tw.persist(lazy)
+    assert is_lazy(everything)
+    xr.testing.assert_identical(everything.compute(), dataset)
+    assert is_lazy(lazy.persist())
+
+
+def test_explain_and_visualize(lazy, tmp_path):
+    assert "mean" in str(tw.explain(lazy.t.mean("time", skipna=False)))
+    tw.visualize(lazy.t + 1, filename=str(tmp_path / "plan.svg"))
+    assert (tmp_path / "plan.svg").read_text().startswith("<")
+
+
+def test_copies_and_comparisons(lazy, dataset, nothing_runs):
+    with nothing_runs():
+        other = copy.deepcopy(lazy)
+        assert lazy.t.variable.equals(other.t.variable, equiv=xr.core.duck_array_ops.lazy_array_equiv)
+        assert is_lazy(xr.merge([lazy[["t"]], lazy[["t", "n"]]]))  # equal programs are not compared
+    other["t"][0] = 0
+    xr.testing.assert_identical(lazy.compute(), dataset)
+    assert not lazy.t.equals(other.t)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"time": slice(3, 9)},
+        {"time": 3, "lat": [1, 3]},
+        {"time": [1, 5], "lon": [2, 3]},
+        {"lat": xr.DataArray([0, 1], dims="p"), "lon": xr.DataArray([2, 3], dims="p")},
+        {"time": xr.DataArray([4, 50], dims="p"), "lon": xr.DataArray([2, 3], dims="p"), "lat": slice(1, 3)},
+    ],
+    ids=str,
+)
+def test_assignment(where, lazy, dataset, nothing_runs):
+    found, expected = lazy.t.copy(), dataset.t.copy(deep=True)
+    with nothing_runs():
+        found[where] = 7.0
+    expected[where] = 7.0
+    xr.testing.assert_identical(found.compute(), expected)
+    xr.testing.assert_identical(lazy.compute(), dataset)
+
+
+# ---------------------------------------------------------------- chunks
+
+
+def test_chunk_keeps_the_manager(lazy, dataset, nothing_runs):
+    with nothing_runs():
+        for again in (
+            lazy.chunk(lat=2),
+            lazy.chunk("auto"),
+            lazy.assign(m=dataset.n).chunk(time=5),
+            lazy.unify_chunks(),
+        ):
+            assert is_lazy(again)
+        assert lazy.chunk(lat=2).t.chunksizes["lat"] == (2, 2, 2)
+        assert isinstance(lazy.t.chunk(time="auto").data, ta.Array)
+        assert isinstance(lazy.t.variable.chunk(time=4).data, ta.Array)
+        with xr.set_options(chunk_manager="tilework"):
+            assert is_lazy(dataset.chunk())
+            weeks = dataset.chunk(time=xr.groupers.TimeResampler("W"))
+    assert weeks.t.chunksizes["time"][:3] == (2, 7, 7)
+    xr.testing.assert_identical(weeks.compute(), dataset)
+
+
+def test_shuffle(lazy, dataset):
+    found = lazy.groupby("time.month").shuffle_to_chunks()
+    assert isinstance(found.t.data, ta.Array)
+    assert max(found.t.chunksizes["time"]) <= 31
+    xr.testing.assert_equal(found.sortby("time").drop_vars("month").compute(), dataset)
+
+
+def test_dates_by_block(lazy, dataset, nothing_runs):
+    for field in (
+        lambda x: x.dt.hour, lambda x: x.dt.dayofyear, lambda x: x.dt.season, lambda x: x.dt.floor("D"),
+        lambda x: x.dt.strftime("%Y-%m"), lambda x: x.dt.isocalendar().week, lambda x: x.dt.days_in_month,
+    ):  # fmt: skip
+        with nothing_runs():
+            found = field(lazy.when)
+        assert isinstance(found.data, ta.Array)
+        xr.testing.assert_equal(found.compute(), field(dataset.when))
+
+
+# ---------------------------------------------------------------- into storage
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_to_zarr(lazy, dataset, tmp_path, zarr_format):
+    lazy.to_zarr(tmp_path / "x.zarr", zarr_format=zarr_format)
+    written = xr.open_zarr(tmp_path / "x.zarr", chunks=None)
+    xr.testing.assert_identical(written.load(), dataset)
+    assert written.t.encoding["chunks"] == (30, 6, 8)
+    (lazy[["t"]].mean("lon") * 2).to_zarr(tmp_path / "y.zarr", zarr_format=zarr_format)
+    xr.testing.assert_allclose(xr.open_zarr(tmp_path / "y.zarr", chunks=None).load(), dataset[["t"]].mean("lon") * 2)
+    again = xr.open_zarr(tmp_path / "x.zarr", chunked_array_type="tilework")
+    again.to_zarr(tmp_path / "z.zarr", zarr_format=zarr_format)
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "z.zarr", chunks=None).load(), dataset)
+
+
+def test_regions(lazy, dataset, tmp_path):
+    names = ["t", "n"]
+    whole = lazy[names].to_zarr(tmp_path / "x.zarr", compute=False)
+    for k in range(0, 100, 30):
+        part = lazy[names].isel(time=slice(k, k + 30)).drop_vars(["lat", "lon"])
+        part.to_zarr(tmp_path / "x.zarr", region={"time": slice(k, min(k + 30, 100))})
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None)[names].load(), dataset[names])
+    (lazy[names] * 0).to_zarr(tmp_path / "x.zarr", mode="w")
+    whole.compute(scheduler="sync")
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None)[names].load(), dataset[names])
+
+
+def test_later(lazy, dataset, tmp_path, nothing_runs):
+    with nothing_runs():
+        later = lazy[["t", "n"]].to_zarr(tmp_path / "x.zarr", compute=False)
+    assert np.isnan(xr.open_zarr(tmp_path / "x.zarr", chunks=None).t).all()
+    tw.compute(later)
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), dataset[["t", "n"]])
+
+
+def test_append(lazy, dataset, tmp_path):
+    lazy.isel(time=slice(0, 60)).to_zarr(tmp_path / "x.zarr")
+    lazy.isel(time=slice(60, None)).to_zarr(tmp_path / "x.zarr", append_dim="time")
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), dataset)
+
+
+def test_existing_data_is_not_replaced_unasked(lazy, tmp_path):
+    lazy[["t"]].to_zarr(tmp_path / "x.zarr")
+    with pytest.raises(FileExistsError):
+        (lazy[["t"]] * 2).to_zarr(tmp_path / "x.zarr")
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).t.load(), lazy.t.compute())
+    (lazy[["t"]] * 2).to_zarr(tmp_path / "x.zarr", mode="w")
+    xr.testing.assert_allclose(xr.open_zarr(tmp_path / "x.zarr", chunks=None).t.load(), lazy.t.compute() * 2)
+
+
+def test_to_netcdf(lazy, dataset, tmp_path):
+    lazy[["t", "n"]].mean("lat").to_netcdf(tmp_path / "x.nc")
+    with xr.open_dataset(tmp_path / "x.nc") as written:
+        xr.testing.assert_allclose(written.load(), dataset[["t", "n"]].mean("lat"))
+
+
+def test_rolled_rechunked_and_written(lazy, dataset, tmp_path):
+    """Several variables of one source, written in one go."""
+    out = xr.Dataset({"smooth": lazy.t.rolling(time=5).mean(), "anomaly": lazy.t - lazy.t.mean("time")})
+    out.chunk(time=50).to_zarr(tmp_path / "x.zarr")
+    expected = {"smooth": dataset.t.rolling(time=5).mean(), "anomaly": dataset.t - dataset.t.mean("time")}
+    xr.testing.assert_allclose(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), xr.Dataset(expected), atol=1e-4)
