@@ -158,7 +158,8 @@ def _blockwise(node: Blockwise) -> Problems:
         yield f"{len(node.axes)} tuples of labels for {len(node.inputs)} inputs"
     contracted: dict[int, int] = {}
     for i, labels in zip(node.inputs, node.axes, strict=True):
-        if len(labels) != i.ndim or len(set(labels)) != len(labels) or min(labels, default=0) < 0:
+        repeated = node.elementwise and len(set(labels)) != len(labels)  # functions may take diagonals
+        if len(labels) != i.ndim or repeated or min(labels, default=0) < 0:
             yield f"labels {labels} for {i!r} of {i.ndim} dimensions"
         for label, have in zip(labels, i.chunks, strict=True):
             if label >= node.ndim:
