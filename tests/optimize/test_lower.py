@@ -265,7 +265,7 @@ def test_a_block_that_is_computed_in_place_weighs_nothing() -> None:
 
 def test_a_function_of_blocks_needs_its_inputs_and_output_and_what_it_says_besides() -> None:
     x = Array(build.source(ArraySource(np.ones((300, 300))), normalize_chunks(100, (300, 300))))
-    for scratch in (0.0, 1.0, 2.5):
+    for scratch in (0.5, 1.0, 2.5):
         function = BlockFunction(np.sort, (Slot(0),), scratch=scratch)
         node = build.blockwise(function, "ij", [(x.node, "ij")], "f8", label="sort")
         (stage,) = stages(Array(node))
@@ -442,3 +442,11 @@ def test_a_finished_block_is_an_operand_of_its_users() -> None:
     _, x = dear()
     made = stages(x - x.mean(axis=0))
     assert Block in {type(operand) for operand in program(made[-1]).operands}
+
+
+def test_a_view_weighs_nothing() -> None:
+    x = Array(build.source(ArraySource(np.ones((300, 300))), normalize_chunks(100, (300, 300))))
+    function = BlockFunction(np.transpose, (Slot(0),), scratch=0.0)
+    node = build.blockwise(function, "ji", [(x.node, "ij")], "f8", label="view")
+    (stage,) = stages(Array(node))
+    assert only(stage) == (0, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -201,14 +202,18 @@ def sliding_window_view(
     kept = tuple(
         AxisChunks((*have[:-1], have[-1] - n)) if n else have for have, n in zip(node.chunks, reach, strict=True)
     )
-    return map_blocks(
-        np.lib.stride_tricks.sliding_window_view,
-        Array(build.overlap(node, tuple((0, n) for n in reach))),
-        dtype=x.dtype,
-        chunks=(*kept, *windows),
-        new_axis=range(x.ndim, x.ndim + len(axes)),
-        window_shape=windows,
-        axis=axes,
+    labels, fresh = tuple(range(x.ndim)), tuple(range(x.ndim, x.ndim + len(axes)))
+    view = partial(np.lib.stride_tricks.sliding_window_view, window_shape=windows, axis=axes)
+    return Array(
+        build.blockwise(
+            BlockFunction(view, (Slot(0),), scratch=0.0),  # a view: blocks weigh no more than without windows
+            (*labels, *fresh),
+            [(build.overlap(node, tuple((0, n) for n in reach)), labels)],
+            x.dtype,
+            new_axes=dict(zip(fresh, windows, strict=True)),
+            adjust_chunks={k: tuple(kept[k]) for k, n in enumerate(reach) if n},
+            label="sliding_window_view",
+        )
     )
 
 

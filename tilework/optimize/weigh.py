@@ -13,7 +13,6 @@ from math import inf, prod
 
 import numpy as np
 
-from tilework.optimize.blockfuncs import ReshapeBlock, ViewBlock, identity
 from tilework.optimize.group import Goal
 from tilework.optimize.layout import Made, Value
 from tilework.plan.blocks import AxisChunks
@@ -141,8 +140,8 @@ def needed_on_top(
 
 
 def _is_view(value: Value) -> bool:
-    fn = value.made.fn if isinstance(value.made, BlockFunction) else None
-    return fn is identity or isinstance(fn, ReshapeBlock | ViewBlock)
+    """Whether the function promises a view of its only input."""
+    return isinstance(value.made, BlockFunction) and value.made.scratch == 0 and len(value.inputs) == 1
 
 
 def _owner(value: Value) -> Value:

@@ -168,7 +168,8 @@ class BlockFunction:
         self.fn, self.args, self.kwargs = fn, args, kwargs or {}
         self.concatenate, self.place = concatenate, place
         self.check = check  # compare shape and dtype of what fn returns with what was announced
-        self.scratch = scratch  # extra memory while fn runs, as a multiple of (inputs + output)
+        # Extra memory while fn runs, as a multiple of (inputs + output). 0 promises a view of the only input.
+        self.scratch = scratch
 
 
 Op: TypeAlias = Elementwise | BlockFunction
