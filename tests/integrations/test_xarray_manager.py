@@ -118,3 +118,16 @@ def test_loading_imports_nothing_more():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "flox" not in done.stdout
+
+
+def test_loaded_when_xarray_is_given_an_array():
+    """Not only when xarray asks for a chunk manager: operations before that would not know our arrays."""
+    program = """
+import tilework.array as ta
+import sys, xarray as xr
+da = xr.DataArray(ta.ones((4, 3), chunks=2), dims=("x", "y"), coords={"g": ("x", [0, 0, 1, 1])})
+assert "tilework.integrations.xarray" in sys.modules
+assert da.groupby("g").sum().compute().values.tolist() == [[2, 2, 2]] * 2
+assert isinstance(da.weighted(da.isel(y=0)).mean("x").data, ta.Array)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

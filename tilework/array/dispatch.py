@@ -7,7 +7,10 @@ the nearest alternative; nothing is ever computed behind the user's back.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
+from functools import cache
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,29 @@ _NEAREST = {
     "save": "use to_zarr() or to_npy_stack()",
     "savez": "use to_zarr()",
 }
+
+
+class Lookup:
+    """``Array.__array_function__``. NumPy looks it up on the class, xarray on the array that it is given.
+
+    That is the moment to load tilework's plug-in for xarray: operations that come before xarray asks for its chunk
+    manager must find it loaded.
+    """
+
+    def __get__(self, array: Array | None, owner: type | None = None) -> Callable[..., Any]:
+        if array is None:
+            return array_function
+        if "xarray" in sys.modules:
+            _load_plugin()
+        return MethodType(array_function, array)
+
+
+@cache
+def _load_plugin() -> None:
+    from importlib.metadata import entry_points  # takes longer than all of tilework
+
+    for plugin in entry_points(group="xarray.chunkmanagers", name="tilework"):
+        plugin.load()
 
 
 def array_function(

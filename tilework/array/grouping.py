@@ -29,9 +29,8 @@ from numpy.lib.array_utils import normalize_axis_index
 from tilework.array.core import Array
 from tilework.array.creation import asarray, full, full_like
 from tilework.array.elementwise import Mapped, cast, pick
-from tilework.array.order import in_one_block, nanmedian_of_block, nanquantile_of_block
+from tilework.array.order import block_limit, in_one_block, nanmedian_of_block, nanquantile_of_block
 from tilework.array.ufuncs import notnull
-from tilework.base import config
 from tilework.base.errors import PlanError, UnsupportedError
 from tilework.base.tokens import tokenize
 from tilework.plan import blocks, build, reducers
@@ -281,7 +280,7 @@ def _in_order(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode | None:
     cuts = _cuts(groups.codes, chunks.bounds[1:-1])
     longest = int(np.diff(cuts).max())
     if longest > chunks.largest:
-        fits = longest <= 1.5 * chunks.largest or _bytes(node, job, longest) <= config.get().chunk_size
+        fits = longest <= 1.5 * chunks.largest or _bytes(node, job, longest) <= block_limit()
         if job.tree is not None and not fits:
             return None
         node = _divided(node, job, longest, _row_bytes(node, job))
@@ -328,7 +327,7 @@ def _divided(node: ArrayNode, job: _Job, length: int, row_bytes: int) -> ArrayNo
     The bound is the size of an ``"auto"`` block, or that of present blocks if they are larger.
     """
     kept = [k for k in range(node.ndim) if k not in job.axes]
-    limit = max(config.get().chunk_size, _bytes(node, job, node.chunks[job.axis].largest))
+    limit = max(block_limit(), _bytes(node, job, node.chunks[job.axis].largest))
     if not kept or not all(node.chunks[k].known for k in kept) or _bytes(node, job, length, row_bytes) <= limit:
         return node
     now = tuple(node.chunks[k] for k in kept)

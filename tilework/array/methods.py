@@ -171,7 +171,7 @@ _SAME = {
 """Functions that are methods as they are."""
 
 _OTHER = {
-    "__array_function__": dispatch.array_function,
+    "__array_function__": dispatch.Lookup(),
     "__array_namespace__": _namespace,
     "__array_ufunc__": ufuncs.array_ufunc,
     "__getitem__": getitem,

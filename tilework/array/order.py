@@ -134,6 +134,14 @@ def _typed(block: np.ndarray, axis: Axes, function: Callable[..., Any], dtype: n
     return np.asarray(function(block, axis=axis)).astype(dtype, copy=False)
 
 
+def block_limit() -> int:
+    """Bytes that a block may have that is made larger for an operation: those of an ``"auto"`` block, or fewer where
+    memory is scarce. Several tasks at a time hold such a block, what they make of it, and space to work in.
+    """
+    settings = config.get()
+    return min(settings.chunk_size, config.resolve_memory(settings) // (8 * config.resolve_workers(settings)))
+
+
 def in_one_block(node: ArrayNode, axes: Axes, label: str) -> ArrayNode:
     """``node`` with each of ``axes`` in one block, and the others divided so that blocks stay within bounds."""
     if all(len(node.chunks[axis]) == 1 for axis in axes):
@@ -146,7 +154,7 @@ def in_one_block(node: ArrayNode, axes: Axes, label: str) -> ArrayNode:
             )
     wanted: list[Any] = [-1 if k in axes else None for k in range(node.ndim)]
     chunks = blocks.rechunk_target(tuple(wanted), node.chunks)
-    limit = config.get().chunk_size
+    limit = block_limit()
     if all(c.known for c in chunks) and prod(c.largest for c in chunks) * node.dtype.itemsize > limit:
         divided = tuple(-1 if k in axes else "auto" for k in range(node.ndim))
         if not node.dtype.hasobject and len(axes) < node.ndim:

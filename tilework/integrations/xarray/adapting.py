@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
 from importlib import import_module
@@ -37,6 +38,8 @@ from tilework import session
 from tilework.array import Array, map_blocks, map_overlap
 from tilework.array.order import in_one_block
 from tilework.plan import build
+from tilework.plan.blocks import AxisChunks
+from tilework.plan.ops import BlockFunction, Slot
 
 _ASKING = ("xarray.core.variable", "xarray.computation.weighted", "xarray.computation.fit")
 _PUSHING = ("xarray.core.duck_array_ops", "xarray.core.missing")
@@ -68,12 +71,15 @@ def adapt() -> None:
         _replace(name, ["xarray.core.accessor_dt"], lambda theirs: _for_arrays(theirs, partial(_dates, theirs)))
     _replace("delayed_close_after_writes", _WRITING, lambda theirs: partial(_close_later, theirs))
     adapter = indexing.ArrayApiIndexingAdapter
+    adapter._oindex_get = _taking(adapter._oindex_get)
     adapter._vindex_get = _for_own(adapter._vindex_get, _points)
     adapter._vindex_set = _for_own(adapter._vindex_set, _set_points)
     adapter._oindex_set = _for_own(adapter._oindex_set, _set_outer)
     xr.Dataset.chunk = _keeping_manager(xr.Dataset.chunk, holds_arrays)
     NamedArray.chunk = _keeping_manager(NamedArray.chunk, holds_arrays)
-    groupby.GroupBy._binary_op = _keeping_manager(groupby.GroupBy._binary_op, lambda groups: holds_arrays(groups._obj))
+    groupby.GroupBy._binary_op = _aligned(
+        _keeping_manager(groupby.GroupBy._binary_op, lambda groups: holds_arrays(groups._obj))
+    )
 
 
 def _replace(name: str, modules: Iterable[str], make: Callable[[Any], Any]) -> None:
@@ -139,6 +145,42 @@ def _points(array: Array, indexer: Any) -> Array:
 
 def _set_points(array: Array, indexer: Any, value: Any) -> None:
     nputils.NumpyVIndexAdapter(array)[indexer.tuple] = value
+
+
+_GROUP_CHUNKS: ContextVar[AxisChunks | None] = ContextVar("tilework-group-chunks", default=None)
+
+
+def _aligned(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Arithmetic with groups: for each position the group's value is selected, in blocks that fit the other operand."""
+
+    @wraps(method)
+    def aligned(self: Any, *args: Any, **kwargs: Any) -> Any:
+        chunks = self._original_obj.chunksizes.get(self._group_dim)
+        token = _GROUP_CHUNKS.set(None if chunks is None else AxisChunks.of(chunks))
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            _GROUP_CHUNKS.reset(token)
+
+    return aligned
+
+
+def _taking(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(theirs)
+    def outer(self: Any, indexer: Any) -> Any:
+        chunks = _GROUP_CHUNKS.get()
+        if chunks is None or not isinstance(self.array, Array):
+            return theirs(self, indexer)
+        found = self.array
+        for axis, entry in reversed(list(enumerate(indexer.tuple))):
+            if isinstance(entry, np.ndarray) and entry.shape == (chunks.total,):
+                positions = np.where(entry < 0, entry + found.shape[axis], entry).astype(np.int64)
+                found = Array(build.take(found.node, positions, axis, chunks))
+            else:
+                found = found[(slice(None),) * axis + (entry, Ellipsis)]
+        return found
+
+    return outer
 
 
 def _set_outer(array: Array, indexer: Any, value: Any) -> None:
@@ -210,9 +252,10 @@ def _filled_from(before: np.ndarray, x: np.ndarray) -> np.ndarray:
 def _least_squares(theirs: Callable[..., Any], lhs: Any, rhs: Array, rcond: Any = None, skipna: bool = False) -> Any:
     """Coefficients and residuals of a fit along the first axis, which becomes one block."""
     node = in_one_block(rhs.node, (0,), "polyfit")
-    rows = np.shape(lhs)[1] + 1
-    fit = partial(_fit, theirs, lhs=np.asarray(lhs), rcond=rcond, skipna=skipna)
-    found = map_blocks(fit, Array(node), dtype=float, chunks=((rows,), *node.chunks[1:]), name="polyfit")
+    options = {"lhs": np.asarray(lhs), "rcond": rcond, "skipna": skipna}
+    labels, rows = range(node.ndim), np.shape(lhs)[1] + 1
+    fit = BlockFunction(partial(_fit, theirs), (Slot(0),), options, scratch=4.0)  # LAPACK copies to 64 bits, twice
+    found = Array(build.blockwise(fit, labels, [(node, labels)], float, adjust_chunks={0: rows}, label="polyfit"))
     return found[:-1], found[-1]
 
 
