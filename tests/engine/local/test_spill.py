@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Any:
 
 
 def on_disk(file: SpillFile) -> int:
-    return os.fstat(file._descriptor()).st_size
+    return os.fstat(file._opened().fileno()).st_size
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_write_that_fails_half_way_loses_nothing(file: SpillFile, monkeypatch:
 
 def test_a_file_that_was_cut_short(file: SpillFile) -> None:
     file.write(0, np.ones(1000))
-    os.ftruncate(file._descriptor(), 100)
+    os.ftruncate(file._opened().fileno(), 100)
     with pytest.raises(StorageError, match=r"cannot read a spilled block of 7\.9 KiB"):
         file.read(0)
 
@@ -140,7 +140,7 @@ def test_closing_while_somebody_writes(tmp_path: Path, monkeypatch: pytest.Monke
     """The descriptor stays open until the write is through: its number must not go to another file meanwhile."""
     file = SpillFile(str(tmp_path))
     file.write(0, 1)
-    descriptor = file._descriptor()
+    descriptor = file._opened().fileno()
     writing, go_on = threading.Event(), threading.Event()
     real = os.pwritev
 
