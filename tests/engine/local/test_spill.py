@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tilework.base import scratch
 from tilework.base.errors import StorageError
-from tilework.engine.local import spill
 from tilework.engine.local.spill import SpillFile
 
 
@@ -71,7 +71,7 @@ def test_no_name_ever_shows(file: SpillFile, tmp_path: Path) -> None:
 
 
 def test_many_buffers_in_one_value(file: SpillFile) -> None:
-    value = [np.full(i % 3, i) for i in range(3 * spill._VECTORS)]
+    value = [np.full(i % 3, i) for i in range(3 * scratch._VECTORS)]
     file.write(0, value)
     np.testing.assert_equal(file.read(0), value)
 
