@@ -134,6 +134,9 @@ def test_what_numpy_refuses():
         x[5] = 1
     with pytest.raises((ValueError, TypeError)):
         x[0] = "word"
+    for index in (np.array([True, False, True]), ta.from_array(np.array([True, False, True]))):
+        with pytest.raises(ValueError, match="could not broadcast"):
+            ta.zeros((3, 1), chunks=2)[index] = np.ones(4)  # would fit if the result could grow
     with pytest.raises(OverflowError):
         ta.zeros(3, dtype="int8")[0:1].__setitem__(0, 1000)
     assert_eq(x, np.zeros((3, 4), int))

@@ -103,6 +103,36 @@ def test_lazy_integer_arrays(data, pair):
     assert_eq(x[(*before, lazy)], a[(*before, positions)])
 
 
+FLAGS = [
+    True, False, np.True_, np.array(False), (True, 0), (0, True), (slice(None), True), (..., True), (True, [0, 1]),
+    ([0, 1], slice(None), True), (True, True), (None, True), (True, None, [1]), (0, True, None), (True, [[0, 1]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", FLAGS, ids=str)
+def test_single_booleans(index):
+    a = np.arange(6.0).reshape(2, 3)
+    x = ta.from_array(a, chunks=2)
+    result = x[index]
+    assert result.shape == a[index].shape
+    assert_eq(result, a[index])
+    a, x = a.copy(), x.copy()
+    a[index] = x[index] = -1
+    assert_eq(x, a)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0), (0, 0)])
+def test_masks_of_no_elements_fit_any_axis(shape):
+    a = np.arange(6.0).reshape(2, 3)
+    x = ta.from_array(a, chunks=2)
+    mask = np.zeros(shape, bool)
+    for index in (mask, ta.from_array(mask)):
+        assert x[index].shape == a[mask].shape  # known, though the mask is lazy
+        assert_eq(x[index], a[mask])
+        x[index] = -1
+    assert_eq(x, a)
+
+
 def test_ints_beside_arrays_count_as_arrays():
     a = np.arange(60).reshape(3, 4, 5)
     x = ta.from_array(a, chunks=2)

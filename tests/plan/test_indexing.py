@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from tilework.base.errors import UnknownChunksError, UnsupportedError
+from tilework.base.errors import UnknownChunksError
 from tilework.plan.indexing import normalize_index
 
 SHAPE = (4, 5, 6)
@@ -116,9 +116,10 @@ def test_bad_slices(index: slice, error: type[Exception]) -> None:
         X[index]
 
 
-def test_single_booleans_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"x\[None\]"):
-        normalize_index(True, SHAPE)
+def test_single_booleans_are_masks_without_axes() -> None:
+    flag, *rest = normalize_index(True, SHAPE)
+    assert (flag.shape, flag.dtype) == ((), np.dtype(bool))
+    assert rest == normalize_index((), SHAPE)
 
 
 class TestUnknownLengths:

@@ -26,6 +26,7 @@ from tilework.array.indexing import (
     is_lazy,
     per_axis,
     result_labels,
+    without_flags,
 )
 from tilework.array.shapes import broadcast_to, reshape_node
 from tilework.base.errors import PlanError, UnsupportedError
@@ -41,28 +42,28 @@ FULL = slice(None)
 def setitem(x: Array, index: Any, value: Any) -> None:
     """``x[index] = value``: rebinds ``x.node``."""
     value = _value(value, x)
-    mask = _whole_mask(x, index, value)
-    if mask is not None:
-        x.node = _choose(mask, value, x.node)
+    if _set_through_mask(x, index, value):
         return
-    entries = entries_of(index, x.shape)
+    axes, entries = without_flags(entries_of(index, x.shape))
     if any(map(is_lazy, entries)):
         raise UnsupportedError(
             "assignment through a lazy index array is possible only for a mask over the first axes and a value that "
             "does not depend on how many elements it selects; use where(mask, value, x)"
         )
+    node = build.rearrange(x.node, axes)
     arrays = {k: e for k, e in enumerate(entries) if is_array(e)}
     common = broadcast_indices(list(arrays.values()))
     labels = result_labels(entries, len(common))
-    selected = _selected_shape(x, entries, labels, common)
+    selected = _selected_shape(node, entries, labels, common)
     value = _fit(value, selected)
     if 0 in selected:
         return
     dims = grid_dims(list(arrays.values()), len(common))
     if dims is None:
-        x.node = _put_points(x.node, entries, labels, common, value)
+        node = _put_points(node, entries, labels, common, value)
     else:
-        x.node = _put_grid(x.node, entries, labels, dict(zip(arrays, dims, strict=True)), value)
+        node = _put_grid(node, entries, labels, dict(zip(arrays, dims, strict=True)), value)
+    x.node = build.rearrange(node, [axes.index(axis) for axis in range(x.ndim)])
 
 
 def _value(value: Any, x: Array) -> ArrayNode | np.generic:
@@ -79,18 +80,20 @@ def _choose(mask: ArrayNode, value: Any, node: ArrayNode) -> ArrayNode:
     return build.elementwise(pick, [mask, value, node], node.dtype, "setitem")
 
 
-def _whole_mask(x: Array, index: Any, value: Any) -> ArrayNode | None:
-    """The mask, laid out like ``x``, if the index is one mask and the value does not vary with what it selects."""
+def _set_through_mask(x: Array, index: Any, value: Any) -> bool:
+    """Assign if the index is one mask and the value does not vary with what it selects; else return False."""
     entries: list[Any] = normalize_index(index, x.shape, is_lazy)
     masks = [k for k, e in enumerate(entries) if is_array(e) and e.dtype.kind == "b"]
     others = [(e, n) for (k, e), n in zip(per_axis(entries), x.shape, strict=True) if k not in masks]
     if len(masks) != 1 or len(entries) != 1 + len(others) or not all(_is_full(e, n) for e, n in others):
-        return None
+        return False
     mask = asarray(entries[masks[0]]).node
     after = len(others) - masks[0]
-    if isinstance(value, ArrayNode) and value.ndim > after:
-        return None
-    return build.rearrange(mask, [*([None] * masks[0]), *range(mask.ndim), *([None] * after)])
+    if 0 in mask.shape or (isinstance(value, ArrayNode) and value.ndim > after):
+        return False
+    mask = build.rearrange(mask, [*([None] * masks[0]), *range(mask.ndim), *([None] * after)])
+    x.node = _choose(mask, _fit(value, x.shape[x.ndim - after :]), x.node)
+    return True
 
 
 def _is_full(entry: Any, n: Any) -> bool:
@@ -98,7 +101,7 @@ def _is_full(entry: Any, n: Any) -> bool:
     return isinstance(entry, slice) and entry in (FULL, slice(0, n, 1))
 
 
-def _selected_shape(x: Array, entries: Sequence[Any], labels: Sequence[Any], common: tuple[int, ...]) -> list[Any]:
+def _selected_shape(x: ArrayNode, entries: Sequence[Any], labels: Sequence[Any], common: tuple[int, ...]) -> list[Any]:
     """Shape of ``x[index]``."""
     sizes: dict[Any, Any] = {None: 1} | {("dim", d): n for d, n in enumerate(common)}
     for (k, entry), n in zip(per_axis(entries), x.shape, strict=True):

@@ -40,7 +40,8 @@ def getitem(x: Array, index: Any) -> Array:
     """``x[index]``: see the module's docstring."""
     if isinstance(index, str) or (isinstance(index, list) and index and all(isinstance(e, str) for e in index)):
         return _fields(x, index)
-    return _select(x.node, entries_of(index, x.shape), pointwise=False)
+    axes, entries = without_flags(entries_of(index, x.shape))
+    return _select(build.rearrange(x.node, axes), entries, pointwise=False)
 
 
 def is_lazy(entry: object) -> bool:
@@ -54,14 +55,32 @@ def is_array(entry: object) -> bool:
 
 
 def entries_of(index: Any, shape: Sequence[Any]) -> list[Entry]:
-    """The index in normal form; masks of several dimensions that are in memory become positions."""
+    """The index in normal form; masks whose answer is known now (in memory, or without elements) become positions."""
     out: list[Entry] = []
     for entry in normalize_index(index, shape, is_lazy):
-        if isinstance(entry, np.ndarray) and entry.dtype.kind == "b":
-            out.extend(np.nonzero(entry))
+        mask = is_array(entry) and entry.dtype.kind == "b" and entry.ndim > 0
+        if mask and (not is_lazy(entry) or 0 in entry.shape):
+            out.extend(np.nonzero(np.zeros(entry.shape, bool) if is_lazy(entry) else entry))
         else:
             out.append(entry)
     return out
+
+
+def without_flags(entries: Sequence[Entry]) -> tuple[list[int | None], list[Entry]]:
+    """Single booleans (``x[True]``) as NumPy sees them: one position or none along a new axis of length one.
+
+    Returns the axes that what is indexed must have first, None for a new one, and the entries for these.
+    """
+    axes, out, axis = list[int | None](), list(entries), 0
+    for k, entry in enumerate(entries):
+        if isinstance(entry, np.ndarray) and entry.dtype.kind == "b":
+            out[k] = np.zeros(int(entry), np.int64)
+            axes.append(None)
+        else:
+            consumed = len(per_axis([entry]))
+            axes.extend(range(axis, axis + consumed))
+            axis += consumed
+    return axes, out
 
 
 def per_axis(entries: Iterable[Entry]) -> list[tuple[int, Entry]]:
@@ -251,7 +270,8 @@ class PointIndexer:
             raise IndexError(f"vindex does not support new axes (None), got {index!r}; add them to the result")
         if any(map(is_array, entries)):
             entries = [np.array(e) if isinstance(e, int) else e for e in entries]
-        return _select(self._array.node, entries, pointwise=True)
+        axes, entries = without_flags(entries)
+        return _select(build.rearrange(self._array.node, axes), entries, pointwise=True)
 
 
 class BlockIndexer:
@@ -278,7 +298,8 @@ class BlockIndexer:
 
     def __getitem__(self, index: Any) -> Array:
         entries = entries_of(index, self.shape)
-        if any(e is None or is_lazy(e) for e in entries) or sum(map(is_array, entries)) > 1:
+        plain = len(entries) == self._array.ndim and not any(e is None or is_lazy(e) for e in entries)
+        if not plain or sum(map(is_array, entries)) > 1:
             raise IndexError(f"blocks can be indexed by integers, slices and one list of integers, got {index!r}")
         node = self._array.node
         for axis, entry in enumerate(entries):

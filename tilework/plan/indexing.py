@@ -10,7 +10,8 @@ entry                   axes consumed   meaning
 ``slice``               1               in the normal form of :class:`tilework.plan.ops.Slice`
 ``None``                0               a new axis of length one
 integer ``ndarray``     1               int64 positions of any shape, not negative, inside the axis
-boolean ``ndarray``     its ``ndim``    a mask of two or more dimensions (one-dimensional ones become positions)
+boolean ``ndarray``     its ``ndim``    a mask of two or more dimensions (one-dimensional ones become positions), or of
+                                        none: ``x[True]``
 a lazy array            1, or its       whatever the caller's ``is_lazy`` says yes to: checked for shape and kind only
                         ``ndim``
 ======================  ==============  ================================================================
@@ -28,7 +29,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tilework.base.errors import UnknownChunksError, UnsupportedError
+from tilework.base.errors import UnknownChunksError
 
 Entry: TypeAlias = int | slice | np.ndarray | Any | None
 
@@ -56,8 +57,6 @@ def normalize_index(index: Any, shape: Sequence[Any], is_lazy: Callable[[Any], b
         As NumPy does.
     UnknownChunksError
         If an axis of unknown length is indexed by anything but a full slice or a lazy array.
-    UnsupportedError
-        For a single boolean (``x[True]``).
 
     Examples
     --------
@@ -102,9 +101,7 @@ def _canonical(entry: Any, is_lazy: Callable[[Any], bool]) -> Any:
     if isinstance(entry, str) or not (np.iterable(entry) or isinstance(entry, bool | np.generic | np.ndarray)):
         raise IndexError(_KINDS + f"; got {entry!r}")
     array = _indexable(np.asarray(entry))
-    if array.ndim == 0 and array.dtype.kind == "b":
-        raise UnsupportedError(f"a single {bool(array)} as an index is not supported; use x[None] for a new axis")
-    return int(array) if array.ndim == 0 else array
+    return array if array.ndim or array.dtype.kind == "b" else int(array)
 
 
 _KINDS = (
@@ -178,7 +175,7 @@ def _positions(entry: np.ndarray, n: int, axis: int) -> np.ndarray:
 
 def _check_mask(shape: Sequence[Any], sizes: Sequence[Any], axis: int) -> None:
     for i, (have, want) in enumerate(zip(shape, sizes, strict=True)):
-        if have != want and not (isnan(have) or isnan(want)):
+        if have not in (want, 0) and not (isnan(have) or isnan(want)):  # NumPy takes masks of no elements for any axis
             raise IndexError(
                 f"boolean index did not match indexed array along axis {axis + i}; size of axis is {want} "
                 f"but size of corresponding boolean axis is {have}"
