@@ -56,8 +56,9 @@ def is_array(entry: object) -> bool:
 
 def entries_of(index: Any, shape: Sequence[Any]) -> list[Entry]:
     """The index in normal form; masks whose answer is known now (in memory, or without elements) become positions."""
+    given: list[Any] = normalize_index(index, shape, is_lazy)
     out: list[Entry] = []
-    for entry in normalize_index(index, shape, is_lazy):
+    for entry in given:
         mask = is_array(entry) and entry.dtype.kind == "b" and entry.ndim > 0
         if mask and (not is_lazy(entry) or 0 in entry.shape):
             out.extend(np.nonzero(np.zeros(entry.shape, bool) if is_lazy(entry) else entry))
