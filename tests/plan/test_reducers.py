@@ -257,6 +257,19 @@ def test_float32_sums_are_as_accurate_as_numpys_pairwise() -> None:
     assert abs(got[0] - exact) <= max(abs(x.sum() - exact), np.spacing(np.float32(exact)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 0.0])
+def test_long_rows_with_infinities_and_nan(dtype: str, special: float) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 2, 700)).astype(dtype)
+    x[1, 1, ::5] = special
+    for name in ("sum_", "nansum", "mean", "nanmean"):
+        reduction = getattr(reducers, name)(dtype)
+        found = reduction.finalize(reduction.partial(x, axis=(1, 2)))
+        expected = _numpy(name)(x, axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
+        assert found.dtype == expected.dtype
+
+
 def test_sums_along_leading_axes_are_more_accurate_than_numpys() -> None:
     x = np.random.default_rng(0).random((1 << 16, 8), dtype=np.float32)
     exact = x.sum(axis=0, dtype=np.float64)

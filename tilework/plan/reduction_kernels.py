@@ -14,7 +14,8 @@ computing sample variances" (1979), generalized to many parts; they never subtra
 Speed
 -----
 Masked copies and ``where=`` cost 5 ns an element if NaNs come at random, since the processor cannot guess the next
-one. ``fmax(x, 0) + fmin(x, 0)`` is x with NaN replaced by 0, exactly, for 0.6 ns. Masks are counted in 8-bit sums.
+one; clearing the bits of NaNs costs 0.5 ns wherever they are. Masks are counted in 8-bit sums. NumPy's pairwise sum
+takes 0.35 ns an element, a dot product with ones 0.1.
 """
 
 from __future__ import annotations
@@ -163,9 +164,20 @@ def _total(x: np.ndarray, axis: Axes, dtype: np.dtype[Any], shared: Shared) -> n
     """The sum, which several reductions of one tile want."""
     key = "total", axis, dtype
     if key not in shared:
-        shared[key] = _reduce(np.add, x, axis, dtype)
+        shared[key] = _sum(x, axis, dtype)
     total: np.ndarray = shared[key]
     return total
+
+
+def _sum(x: np.ndarray, axis: Axes, dtype: np.dtype[Any]) -> np.ndarray:
+    """The sum, with kept dims. Along trailing axes it is a dot product with ones: a fourth to a half of the time."""
+    last = range(x.ndim - len(axis), x.ndim)
+    if x.dtype == dtype and dtype.char in "fd" and axis == tuple(last) and x.flags.c_contiguous:
+        n = product(x.shape[a] for a in axis)
+        if n >= _DOT:
+            kept = [1 if a in axis else size for a, size in enumerate(x.shape)]
+            return _dot_rows(x.reshape(-1, n), _UNITS[dtype.char]).reshape(kept)
+    return _reduce(np.add, x, axis, dtype)
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -184,24 +196,26 @@ def skips(dtype: np.dtype[Any]) -> bool:
 
 def _isnan(x: np.ndarray, scratch: Scratch) -> np.ndarray:
     mask = scratch.empty("mask", x.shape, bool)
-    np.not_equal(x, x, out=mask, dtype=object if x.dtype.hasobject else None, casting="unsafe")
+    if x.dtype.hasobject:
+        np.not_equal(x, x, out=mask, dtype=object, casting="unsafe")
+    else:
+        np.isnan(x, out=mask)
     return mask
 
 
 def _without_nan(x: np.ndarray, fill: int, scratch: Scratch, owned: bool) -> np.ndarray:
     """``x`` with ``fill`` for NaN."""
+    nan = _isnan(x, scratch)
     if fill == 0 and x.dtype.kind == "f" and x.dtype.itemsize <= 8:
         # Bits are kept or cleared: a third to two thirds of the time of any way that goes through numbers.
-        keep = scratch.empty("keep", x.shape, bool)
-        np.equal(x, x, out=keep)
-        mask = keep.view(np.int8)
-        np.negative(mask, out=mask)  # True becomes -1: all bits set, and still so when widened
+        mask = nan.view(np.int8)
+        np.subtract(mask, 1, out=mask)  # False becomes -1: all bits set, and still so when widened; True clears them
         bits = f"i{x.dtype.itemsize}"
         filled = x if owned else scratch.empty("filled", x.shape, x.dtype)
         np.bitwise_and(x.view(bits), mask, out=filled.view(bits))
         return filled
     filled = x if owned else x.copy()
-    np.copyto(filled, fill, where=_isnan(x, scratch))
+    np.copyto(filled, fill, where=nan)
     return filled
 
 
@@ -248,11 +262,17 @@ class Fold(Kernel):
         if self.ufunc is np.add and self.dtype is not None:
             result = _total(x, axis, self.dtype, shared)
         else:
-            result = _reduce(self.ufunc, x, axis, self.dtype)
+            result = self._reduced(x, axis)
         # Without a NaN in the result there was none in the tile; most tiles of most data have none.
         if self.fill is not None and not (result == result).all():
-            result = _reduce(self.ufunc, _without_nan(x, self.fill, scratch, owned), axis, self.dtype)
+            x = _without_nan(x, self.fill, scratch, owned)
+            result = self._reduced(x, axis)
         return (result,)
+
+    def _reduced(self, x: np.ndarray, axis: Axes) -> np.ndarray:
+        if self.ufunc is np.add and self.dtype is not None:
+            return _sum(x, axis, self.dtype)
+        return _reduce(self.ufunc, x, axis, self.dtype)
 
     def combine(self, parts: Parts, axis: Axes) -> Parts:
         return (_reduce(self.ufunc, parts[0], axis, self.dtype),)
@@ -334,7 +354,7 @@ class Mean(Kernel):
         missing = _missing(x, axis, scratch, shared)
         if missing.any():
             x = _without_nan(x, 0, scratch, owned)
-        return _reduce(np.add, x, axis, self.dtype), n - missing
+        return _sum(x, axis, self.dtype), n - missing
 
     def combine(self, parts: Parts, axis: Axes) -> Parts:
         return _reduce(np.add, parts[0], axis, self.dtype), _reduce(np.add, parts[1], axis)
@@ -440,8 +460,8 @@ def _sum_of_squares(x: np.ndarray, axis: Axes) -> np.ndarray:
     return _reduce(np.add, _squared(x), axis)
 
 
-def _dot_rows(x: np.ndarray) -> np.ndarray:
-    """The dot product of each row with itself, in parts that are summed pairwise.
+def _dot_rows(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
+    """The dot product of each row of ``x`` with itself, or with ``y``, in parts that are summed pairwise.
 
     Short parts keep the error small, and BLAS from starting threads of its own.
     """
@@ -449,10 +469,12 @@ def _dot_rows(x: np.ndarray) -> np.ndarray:
     step, item = x.strides[0], x.itemsize
     parts = np.ndarray((rows, n // _DOT, _DOT), x.dtype, x, 0, (step, _DOT * item, item))
     rest = x[:, n - n % _DOT :]
-    return np.asarray(np.add.reduce(np.vecdot(parts, parts), axis=1) + np.vecdot(rest, rest))
+    whole = np.vecdot(parts, parts if y is None else y)
+    return np.asarray(np.add.reduce(whole, axis=1) + np.vecdot(rest, rest if y is None else y[: n % _DOT]))
 
 
 _DOT = 512
+_UNITS = {char: np.ones(_DOT, char) for char in "fd"}
 
 
 @dataclass(frozen=True)
