@@ -147,6 +147,13 @@ def test_persist_and_compute(a, x):
     assert np.isnan(ta.from_array(np.array([1, np.nan]), chunks=1).persist().sum().compute())
 
 
+@pytest.mark.parametrize("chunks", [((0,), (4,)), ((2, 0, 1), (4,)), ((3,), (0, 4, 0))])
+def test_persisted_blocks_may_be_empty(chunks):
+    x = ta.ones(tuple(map(sum, chunks)), chunks=chunks).persist(scheduler="sync")
+    assert x.chunks == chunks
+    assert_eq(x, np.ones(x.shape))
+
+
 def test_persisted_arrays_of_unknown_size_know_it(unknown):
     y = unknown.persist()
     assert y.chunks == ((0, 4, 2),)

@@ -253,6 +253,14 @@ def test_split(a, x):
         ta.array_split(x, 0)
 
 
+@pytest.mark.parametrize(
+    "change", [lambda x: ta.insert(x, 0, 9), lambda x: ta.delete(x, 0), lambda x: ta.repeat(x, 2)], ids=str
+)
+def test_changes_of_unknown_length(unknown, change):
+    with pytest.raises(UnknownChunksError, match="axis 0 has unknown length"):
+        change(unknown)
+
+
 def test_parts_of_unknown_length(unknown):
     with pytest.raises(UnknownChunksError):
         ta.split(unknown, 2)

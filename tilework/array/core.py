@@ -278,6 +278,14 @@ class Array(NDArrayOperatorsMixin):
         return f"tilework.array<{self.node.label}, shape={shape}, dtype={self.dtype}, chunksize={chunksize}>"
 
 
+def known_length(x: Array, axis: int, what: str) -> int:
+    """The length of an axis, for an operation that must know it."""
+    n = x.shape[axis]
+    if isnan(n):
+        raise UnknownChunksError(f"{what}: axis {axis} has unknown length; call compute_chunk_sizes() first")
+    return int(n)
+
+
 def into(out: Any, result: Array, what: str, casting: str = "same_kind") -> Array:
     """Let ``out`` hold the result, as NumPy's ``out=`` does."""
     if not isinstance(out, Array):

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from tilework.array.core import Array
+from tilework.array.core import Array, known_length
 from tilework.array.creation import asarray, at_and_below, axis_index, stack_nodes, zeros
 from tilework.array.elementwise import cast, pick
 from tilework.array.indexing import getitem
 from tilework.array.shapes import atleast_1d, atleast_2d, atleast_3d, broadcast_to, moveaxis, ravel, reshape
-from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
+from tilework.base.errors import DTypeError, PlanError, UnsupportedError
 from tilework.plan import build
 from tilework.plan.ops import BlockFunction, Slot
 
@@ -157,7 +157,7 @@ def append(arr: Any, values: Any, axis: int | None = None) -> Array:
 def insert(arr: Any, obj: Any, values: Any, axis: int | None = None) -> Array:
     """Values put in before the given places of an axis. See :func:`numpy.insert`."""
     arr, axis = _along(arr, axis)
-    n = arr.shape[axis]
+    n = known_length(arr, axis, "insert")
     new = Array(cast(asarray(values).node, arr.dtype))
     count = len(np.insert(np.arange(n), obj, 0)) - n
     if count == 1:  # then there may be several values, all for one place
@@ -172,7 +172,7 @@ def insert(arr: Any, obj: Any, values: Any, axis: int | None = None) -> Array:
 def delete(arr: Any, obj: Any, axis: int | None = None) -> Array:
     """The array without some places of an axis. See :func:`numpy.delete`."""
     arr, axis = _along(arr, axis)
-    n = arr.shape[axis]
+    n = known_length(arr, axis, "delete")
     keep = np.ones(n, bool)
     keep[obj] = False
     return _cut(arr, axis, keep)
@@ -196,9 +196,7 @@ def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Array
     """Parts of nearly equal length, or cut at the given places. See :func:`numpy.array_split`."""
     x = asarray(ary)
     axis = normalize_axis_index(axis, x.ndim)
-    n = x.shape[axis]
-    if n != n:
-        raise UnknownChunksError(f"split: axis {axis} has unknown length; call compute_chunk_sizes() first")
+    n = known_length(x, axis, "split")
     if np.ndim(indices_or_sections):
         cuts = [0, *(int(i) for i in indices_or_sections), n]
     else:
@@ -384,14 +382,13 @@ def tile(A: Any, reps: Any) -> Array:
 def repeat(a: Any, repeats: Any, axis: int | None = None) -> Array:
     """Each element repeated. See :func:`numpy.repeat`."""
     a, axis = _along(a, axis)
+    n = known_length(a, axis, "repeat")
     if isinstance(repeats, Array):  # how many there will be is unknown
-        names = list(range(a.ndim))
-        out = [*names[:axis], "repeated", *names[axis + 1 :]]
+        names = range(a.ndim)
+        inputs: list[Any] = [(a.node, names), (broadcast_to(atleast_1d(repeats), (n,)).node, [axis])]
         function = BlockFunction(_repeat, (Slot(0), Slot(1)), {"axis": axis})
-        inputs: list[Any] = [(a.node, names), (atleast_1d(repeats).node, ["repeats"])]
-        new_axes: dict[Any, Any] = {"repeated": (nan,)}
-        return Array(build.blockwise(function, out, inputs, a.dtype, new_axes=new_axes, label="repeat"))
-    return _cut(a, axis, np.repeat(np.arange(len(moveaxis(a, axis, 0))), repeats))
+        return Array(build.blockwise(function, names, inputs, a.dtype, adjust_chunks={axis: nan}, label="repeat"))
+    return _cut(a, axis, np.repeat(np.arange(n), repeats))
 
 
 def _repeat(block: np.ndarray, repeats: np.ndarray, *, axis: int) -> np.ndarray:

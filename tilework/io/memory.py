@@ -210,6 +210,11 @@ class BlockSink:
         self.resident_bytes: int = prod(axis.total for axis in chunks) * self.dtype.itemsize if known else 0
         self.blocks: dict[tuple[int, ...], np.ndarray] = {}
         self._grid = tuple(len(axis) for axis in chunks)
+        if known and any(0 in axis for axis in chunks):  # blocks without elements are not written
+            for index in np.ndindex(self._grid):
+                shape = tuple(axis[k] for axis, k in zip(chunks, index, strict=True))
+                if 0 in shape:
+                    self.blocks[index] = np.empty(shape, self.dtype)
         self._buffers: dict[int, np.ndarray] = {}  # handed out and not come back, by address
 
     def buffer(self, region: Region) -> np.ndarray:
