@@ -167,6 +167,12 @@ def test_concatenate(data, pair):
     assert_eq(ta.concatenate(lazy, axis=None), np.concatenate(plain, axis=None))
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (0, 2, 2)])
+def test_empty_arrays_must_fit_as_well(shape):
+    with pytest.raises(ValueError, match="differ outside axis 0"):
+        ta.concatenate([ta.ones((2, 2)), ta.ones(shape)])
+
+
 @few
 @given(st.data(), arrays(dtypes=["int64"], max_dims=2))
 def test_stack(data, pair):

@@ -260,6 +260,8 @@ def test_clip(a, x):
         assert_eq(np.clip(x, low, high), expected)
         assert_eq(x.clip(low, high), expected)
     assert_eq(x.clip(min=0), a.clip(min=0))
+    small = np.arange(5, dtype="uint8")
+    assert_eq(ta.clip(ta.from_array(small), -1, 1000), np.clip(small, -1, 1000))
     out = ta.zeros_like(x)
     assert ta.clip(x, 0, 1, out=out) is out
 

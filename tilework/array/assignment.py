@@ -185,7 +185,7 @@ def _spread(value: ArrayNode, axis: int, entry: Any, chunks: AxisChunks) -> Arra
                  chunks=(*value.chunks[:axis], -1, *value.chunks[axis + 1 :])).node
             for n in (entry.start, chunks.total - entry.stop)
         ]  # fmt: skip
-        laid = build.concatenate([p for p in (parts[0], value, parts[1]) if p.shape[axis]], axis)
+        laid = build.concatenate([parts[0], value, parts[1]], axis)
         return build.rechunk(laid, (*laid.chunks[:axis], chunks, *laid.chunks[axis + 1 :]))
     where = np.arange(entry.start, entry.stop, entry.step) if isinstance(entry, slice) else entry.ravel()
     source = np.zeros(chunks.total, np.int64)

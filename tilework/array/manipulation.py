@@ -60,10 +60,7 @@ def concatenate(
         raise PlanError("concatenate: zero-dimensional arrays cannot be concatenated; use stack()")
     axis = normalize_axis_index(axis, xs[0].ndim)
     target = _common_dtype(xs, dtype, casting)
-    nodes = [cast(x.node, target) for x in xs]
-    return Array(
-        build.concatenate([node for node in nodes if node.ndim != nodes[0].ndim or node.shape[axis]] or nodes[:1], axis)
-    )
+    return Array(build.concatenate([cast(x.node, target) for x in xs], axis))
 
 
 def _common_dtype(xs: Sequence[Array], dtype: Any, casting: str) -> np.dtype[Any]:

@@ -235,6 +235,10 @@ def clip(a: Any, min: Any = None, max: Any = None, out: Any = None, *, a_min: An
     """Elements raised to ``min`` and lowered to ``max``. See :func:`numpy.clip`."""
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     result = asarray(a)
+    if result.dtype.kind in "iu":  # Python integers beyond the dtype limit nothing, and would be refused
+        limits = np.iinfo(result.dtype)
+        low = None if type(low) is int and low <= limits.min else low
+        high = None if type(high) is int and high >= limits.max else high
     if low is not None:
         result = elementwise(np.maximum, result, low, label="clip")
     if high is not None:

@@ -393,11 +393,8 @@ def one_block(x: ArrayNode) -> ArrayNode:
 
 
 def concatenate(arrays: Sequence[ArrayNode], axis: int) -> ArrayNode:
-    """Arrays of one dtype joined along ``axis``; the others' chunks are made equal."""
+    """Arrays of one dtype joined along ``axis``; the others' chunks are made equal. Empty ones are left out."""
     first = arrays[0]
-    if len(arrays) == 1:
-        return first
-    labels = [tuple(k if k != axis else first.ndim + i for k in range(first.ndim)) for i in range(len(arrays))]
     for node in arrays[1:]:
         if node.ndim != first.ndim or any(
             a.total != b.total
@@ -406,6 +403,10 @@ def concatenate(arrays: Sequence[ArrayNode], axis: int) -> ArrayNode:
         ):
             shapes = ", ".join(str(node.shape) for node in arrays[:5])
             raise PlanError(f"concatenate: shapes {shapes} differ outside axis {axis}; they must agree there")
+    arrays = [node for node in arrays if node.shape[axis]]
+    if len(arrays) < 2:
+        return arrays[0] if arrays else first
+    labels = [tuple(k if k != axis else first.ndim + i for k in range(first.ndim)) for i in range(len(arrays))]
     fresh = {axis: ONE} | {first.ndim + i: node.chunks[axis] for i, node in enumerate(arrays)}
     _, aligned = _align(arrays, labels, first.ndim + len(arrays), "concatenate", fresh)
     joined = AxisChunks(size for node in aligned for size in node.chunks[axis])
