@@ -135,6 +135,7 @@ from numpy import (
 from tilework.array import dispatch as _dispatch
 from tilework.array import methods as _methods
 from tilework.array import overlap, random
+from tilework.array.applying import apply_along_axis, apply_over_axes, coarsen, piecewise
 from tilework.array.core import Array
 from tilework.array.creation import (
     arange,
@@ -164,6 +165,15 @@ from tilework.array.dtypes import NamespaceInfo as __array_namespace_info__
 from tilework.array.dtypes import can_cast, finfo, iinfo, iscomplexobj, isrealobj, result_type
 from tilework.array.gradients import gradient
 from tilework.array.gufuncs import apply_gufunc, as_gufunc, gufunc
+from tilework.array.histograms import bincount, histogram, histogram2d, histogramdd
+from tilework.array.index_tricks import (
+    ravel_multi_index,
+    tril_indices,
+    tril_indices_from,
+    triu_indices,
+    triu_indices_from,
+    unravel_index,
+)
 from tilework.array.manipulation import (
     append,
     array_split,
@@ -199,7 +209,7 @@ from tilework.array.manipulation import (
 )
 from tilework.array.mapping import blockwise, map_blocks, reduction
 from tilework.array.order import median, nanmedian, nanpercentile, nanquantile, percentile, quantile
-from tilework.array.overlap import map_overlap, sliding_window_view, trim_internal, trim_overlap
+from tilework.array.overlap import map_overlap, push, sliding_window_view, trim_internal, trim_overlap
 from tilework.array.padding import pad
 from tilework.array.products import dot, einsum, inner, matmul, outer, tensordot, vdot, vecdot
 from tilework.array.rechunking import rechunk, unify_chunks
@@ -217,6 +227,7 @@ from tilework.array.reductions import (
     cumulative_prod,
     cumulative_sum,
     diff,
+    ediff1d,
     max,
     mean,
     min,
@@ -247,6 +258,7 @@ from tilework.array.searching import (
     searchsorted,
     sort,
     take_along_axis,
+    union1d,
     unique,
     unique_all,
     unique_counts,
@@ -267,6 +279,7 @@ from tilework.array.shapes import (
     permute_dims,
     ravel,
     reshape,
+    reshape_blockwise,
     rollaxis,
     shape,
     size,
@@ -275,7 +288,9 @@ from tilework.array.shapes import (
     transpose,
 )
 from tilework.array.shuffling import shuffle
+from tilework.array.statistics import corrcoef, cov, moment
 from tilework.array.storage import from_delayed, from_zarr, store, to_zarr
+from tilework.array.topk import argtopk, topk
 from tilework.array.ufuncs import (
     allclose,
     angle,
@@ -305,36 +320,39 @@ from tilework.session import compute
 
 __all__ = [
     "Array", "__array_namespace_info__", "abs", "absolute", "acos", "acosh", "add", "all", "allclose", "amax", "amin",
-    "angle", "any", "append", "apply_gufunc", "arange", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2",
-    "arctanh", "argmax", "argmin", "argsort", "argwhere", "around", "array", "array_split", "as_gufunc", "asanyarray",
-    "asarray", "asin", "asinh", "astype", "atan", "atan2", "atanh", "atleast_1d", "atleast_2d", "atleast_3d",
-    "average", "bitwise_and", "bitwise_count", "bitwise_invert", "bitwise_left_shift", "bitwise_not", "bitwise_or",
-    "bitwise_right_shift", "bitwise_xor", "block", "blockwise", "bool", "broadcast_arrays", "broadcast_shapes",
-    "broadcast_to", "can_cast", "cbrt", "ceil", "choose", "clip", "column_stack", "complex64", "complex128",
-    "compress", "compute", "concat", "concatenate", "conj", "conjugate", "copy", "copysign", "cos", "cosh",
-    "count_nonzero", "cumprod", "cumreduction", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees",
-    "delete", "diag", "diagonal", "diff", "digitize", "divide", "divmod", "dot", "dsplit", "dstack", "e", "einsum",
-    "empty", "empty_like", "equal", "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs",
-    "finfo", "fix", "flatnonzero", "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power",
-    "floor", "floor_divide", "fmax", "fmin", "fmod", "frexp", "from_array", "from_delayed", "from_dlpack",
-    "from_zarr", "fromfunction", "frompyfunc", "full", "full_like", "gcd", "gradient", "greater", "greater_equal",
-    "gufunc", "heaviside", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag", "indices", "inf", "inner", "insert",
-    "int8", "int16", "int32", "int64", "invert", "isclose", "iscomplex", "iscomplexobj", "isdtype", "isfinite", "isin",
-    "isinf", "isnan", "isnat", "isneginf", "isnull", "isposinf", "isreal", "isrealobj", "lcm", "ldexp", "left_shift",
-    "less", "less_equal", "linspace", "log", "log1p", "log2", "log10", "logaddexp", "logaddexp2", "logical_and",
-    "logical_not", "logical_or", "logical_xor", "map_blocks", "map_overlap", "matmul", "matrix_transpose", "max",
-    "maximum", "mean", "median", "meshgrid", "min", "minimum", "mod", "modf", "moveaxis", "multiply", "nan",
-    "nan_to_num", "nanargmax", "nanargmin", "nancumprod", "nancumsum", "nanmax", "nanmean", "nanmedian", "nanmin",
-    "nanpercentile", "nanprod", "nanquantile", "nanstd", "nansum", "nanvar", "ndim", "negative", "newaxis",
-    "nextafter", "nonzero", "not_equal", "notnull", "ones", "ones_like", "outer", "overlap", "pad", "percentile",
-    "permute_dims", "pi", "positive", "pow", "power", "prod", "ptp", "quantile", "rad2deg", "radians", "random",
-    "ravel", "real", "rechunk", "reciprocal", "reduction", "remainder", "repeat", "reshape", "result_type",
+    "angle", "any", "append", "apply_along_axis", "apply_gufunc", "apply_over_axes", "arange", "arccos", "arccosh",
+    "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "argtopk", "argwhere",
+    "around", "array", "array_split", "as_gufunc", "asanyarray", "asarray", "asin", "asinh", "astype", "atan",
+    "atan2", "atanh", "atleast_1d", "atleast_2d", "atleast_3d", "average", "bincount", "bitwise_and", "bitwise_count",
+    "bitwise_invert", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor",
+    "block", "blockwise", "bool", "broadcast_arrays", "broadcast_shapes", "broadcast_to", "can_cast", "cbrt", "ceil",
+    "choose", "clip", "coarsen", "column_stack", "complex64", "complex128", "compress", "compute", "concat",
+    "concatenate", "conj", "conjugate", "copy", "copysign", "corrcoef", "cos", "cosh", "count_nonzero", "cov",
+    "cumprod", "cumreduction", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees", "delete", "diag",
+    "diagonal", "diff", "digitize", "divide", "divmod", "dot", "dsplit", "dstack", "e", "ediff1d", "einsum", "empty",
+    "empty_like", "equal", "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs", "finfo",
+    "fix", "flatnonzero", "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power", "floor",
+    "floor_divide", "fmax", "fmin", "fmod", "frexp", "from_array", "from_delayed", "from_dlpack", "from_zarr",
+    "fromfunction", "frompyfunc", "full", "full_like", "gcd", "gradient", "greater", "greater_equal", "gufunc",
+    "heaviside", "histogram", "histogram2d", "histogramdd", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag",
+    "indices", "inf", "inner", "insert", "int8", "int16", "int32", "int64", "invert", "isclose", "iscomplex",
+    "iscomplexobj", "isdtype", "isfinite", "isin", "isinf", "isnan", "isnat", "isneginf", "isnull", "isposinf",
+    "isreal", "isrealobj", "lcm", "ldexp", "left_shift", "less", "less_equal", "linspace", "log", "log1p", "log2",
+    "log10", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or", "logical_xor", "map_blocks",
+    "map_overlap", "matmul", "matrix_transpose", "max", "maximum", "mean", "median", "meshgrid", "min", "minimum",
+    "mod", "modf", "moment", "moveaxis", "multiply", "nan", "nan_to_num", "nanargmax", "nanargmin", "nancumprod",
+    "nancumsum", "nanmax", "nanmean", "nanmedian", "nanmin", "nanpercentile", "nanprod", "nanquantile", "nanstd",
+    "nansum", "nanvar", "ndim", "negative", "newaxis", "nextafter", "nonzero", "not_equal", "notnull", "ones",
+    "ones_like", "outer", "overlap", "pad", "percentile", "permute_dims", "pi", "piecewise", "positive", "pow",
+    "power", "prod", "ptp", "push", "quantile", "rad2deg", "radians", "random", "ravel", "ravel_multi_index", "real",
+    "rechunk", "reciprocal", "reduction", "remainder", "repeat", "reshape", "reshape_blockwise", "result_type",
     "right_shift", "rint", "roll", "rollaxis", "rot90", "round", "searchsorted", "select", "shape", "shuffle", "sign",
     "signbit", "sin", "sinc", "sinh", "size", "sliding_window_view", "sort", "spacing", "split", "sqrt", "square",
     "squeeze", "stack", "std", "store", "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh",
-    "tensordot", "tile", "to_zarr", "trace", "transpose", "tri", "tril", "trim_internal", "trim_overlap", "triu",
-    "true_divide", "trunc", "uint8", "uint16", "uint32", "uint64", "unify_chunks", "unique", "unique_all",
-    "unique_counts", "unique_inverse", "unique_values", "unstack", "var", "vdot", "vecdot", "vsplit", "vstack",
+    "tensordot", "tile", "to_zarr", "topk", "trace", "transpose", "tri", "tril", "tril_indices", "tril_indices_from",
+    "trim_internal", "trim_overlap", "triu", "triu_indices", "triu_indices_from", "true_divide", "trunc", "uint8",
+    "uint16", "uint32", "uint64", "unify_chunks", "union1d", "unique", "unique_all", "unique_counts",
+    "unique_inverse", "unique_values", "unravel_index", "unstack", "var", "vdot", "vecdot", "vsplit", "vstack",
     "where", "zeros", "zeros_like",
 ]  # fmt: skip
 

@@ -50,6 +50,17 @@ def array_html(
     )
 
 
+def array_svg(chunks: Chunks, size: int) -> str:
+    """The picture alone, as a document ``size`` pixels wide."""
+    panels = [picture(part) for part in _panels(chunks)]
+    width, height = 2.4 * LONGEST, 1.7 * LONGEST  # enough for any of them
+    inner = "".join(panel.replace("<svg ", f"<svg x='{k * width:.0f}' ", 1) for k, panel in enumerate(panels))
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{size}' "
+        f"viewBox='0 0 {max(1, len(panels)) * width:.0f} {height:.0f}'>{inner}</svg>"
+    )
+
+
 def _size(nbytes: Any) -> str:
     return "unknown" if isnan(nbytes) else format_bytes(nbytes)
 

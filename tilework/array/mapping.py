@@ -239,7 +239,7 @@ def reduction(
     combine: Callable[..., Any] | None = None,
     name: str | None = None,
     concatenate: bool = True,
-    output_size: int = 1,
+    output_size: float = 1,
     meta: Any = None,
 ) -> Array:
     """A tree reduction of one's own.

@@ -21,13 +21,16 @@ from tilework.array import (
     reductions,
     searching,
     shapes,
+    shuffling,
+    statistics,
     storage,
+    topk,
     ufuncs,
 )
 from tilework.array.assignment import setitem
 from tilework.array.core import Array
 from tilework.array.elementwise import Mapped
-from tilework.array.html import array_html
+from tilework.array.html import array_html, array_svg
 from tilework.array.indexing import BlockIndexer, PointIndexer, getitem
 from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
 from tilework.delayed import delayed
@@ -155,6 +158,11 @@ def _html(self: Array) -> str:
     return array_html(self.node.label, self.shape, self.dtype, self.chunks, self.chunksize, self.nbytes)
 
 
+def _svg(self: Array, size: int = 500) -> str:
+    """A picture of the array's chunks, ``size`` pixels wide, as SVG."""
+    return array_svg(self.chunks, size)
+
+
 # ---------------------------------------------------------------- binding
 
 _SAME = {
@@ -165,8 +173,11 @@ _SAME = {
     reductions: "all any argmax argmin cumprod cumsum max mean min prod ptp std sum trace var",
     searching: "argsort nonzero searchsorted",
     shapes: "ravel squeeze swapaxes",
+    shuffling: "shuffle",
+    statistics: "moment",
     storage: "store to_zarr",
-    ufuncs: "astype clip round",
+    topk: "argtopk topk",
+    ufuncs: "astype choose clip round",
 }
 """Functions that are methods as they are."""
 
@@ -186,6 +197,7 @@ _OTHER = {
     "reshape": _reshape,
     "to_delayed": _to_delayed,
     "to_device": _to_device,
+    "to_svg": _svg,
     "transpose": _transpose,
     "view": _view,
     "T": property(shapes.transpose, doc="Axes in reversed order."),

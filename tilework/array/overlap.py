@@ -226,6 +226,45 @@ def _long_tail(axis: AxisChunks, reach: int) -> AxisChunks:
     return AxisChunks((*axis[:first], sum(axis[first:])))
 
 
+def push(array: Any, n: int | None = None, axis: int = -1) -> Array:
+    """Each missing value (NaN, NaT) replaced by the last one before it that is there.
+
+    Parameters
+    ----------
+    array
+        The array.
+    n
+        Replace at most so many in a row; all by default.
+    axis
+        The axis to go along.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tilework.array as ta
+    >>> x = ta.from_array(np.array([1.0, np.nan, np.nan, 4.0]), chunks=2)
+    >>> ta.push(x, 1, 0).compute()
+    array([ 1.,  1., nan,  4.])
+    """
+    x = asarray(array)
+    axis = np.lib.array_utils.normalize_axis_index(axis, x.ndim)
+    if n is not None and n < x.shape[axis]:
+        fill = partial(_filled, n=n, axis=axis)
+        return map_overlap(fill, x, depth={axis: (n, 0)}, boundary="none", dtype=x.dtype, name="push")
+    return Array(build.scan(x.node, axis, (_filled, None, _filled_from), x.dtype, "push"))
+
+
+def _filled(x: np.ndarray, axis: int, n: int | None = None) -> np.ndarray:
+    number = np.arange(x.shape[axis]).reshape([-1 if k == axis else 1 for k in range(x.ndim)])
+    last = np.maximum.accumulate(np.where(x == x, number, -1), axis=axis)
+    filled = np.take_along_axis(x, np.maximum(last, 0), axis)
+    return filled if n is None else np.where(number - last <= n, filled, x)
+
+
+def _filled_from(before: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return np.where(x == x, x, before)
+
+
 # ---------------------------------------------------------------- arguments
 
 
@@ -380,4 +419,4 @@ class _Cut:
         return block[tuple(index)]
 
 
-__all__ = ["map_overlap", "overlap", "sliding_window_view", "trim_internal", "trim_overlap"]
+__all__ = ["map_overlap", "overlap", "push", "sliding_window_view", "trim_internal", "trim_overlap"]

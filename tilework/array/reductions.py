@@ -440,6 +440,27 @@ def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = 
     return a
 
 
+def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Array:
+    """Differences of neighbours among all elements in a row, with more in front and behind. See :func:`numpy.ediff1d`.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> ta.ediff1d(ta.from_array([1, 2, 4], chunks=2), to_begin=0).compute()
+    array([0, 1, 2])
+    """
+    flat = ravel(ary)
+    parts = [diff(flat)]
+    for what, end in (("to_begin", to_begin), ("to_end", to_end)):
+        if end is None:
+            continue
+        end = ravel(asarray(end))
+        if not np.can_cast(end.dtype, flat.dtype, "same_kind"):
+            raise TypeError(f"ediff1d: dtype {end.dtype} of {what} must be compatible with {flat.dtype} of ary")
+        parts.insert(0 if what == "to_begin" else len(parts), end)
+    return concatenate(parts, dtype=flat.dtype)
+
+
 def _as_end(end: Any, a: Array, axis: int) -> Array:
     """What to join on along an axis: an array as it is, a number as a slice of length one."""
     end = asarray(end)

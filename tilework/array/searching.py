@@ -17,6 +17,7 @@ from tilework.array.core import Array
 from tilework.array.creation import asarray, axis_index
 from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
+from tilework.array.manipulation import concatenate
 from tilework.array.shapes import ravel, reshape_node
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.plan import build
@@ -182,6 +183,11 @@ def unique(
     found = tuple(_whole_unique(flat, k, equal_nan, np.intp if k else flat.dtype) for k in wanted)
     shape = asarray(ar).shape
     return tuple(Array(reshape_node(x.node, shape)) if k == 2 else x for k, x in zip(wanted, found, strict=True))
+
+
+def union1d(ar1: Any, ar2: Any) -> Array:
+    """Distinct elements of two arrays together, in order; how many is unknown. See :func:`numpy.union1d`."""
+    return unique(concatenate([ravel(ar1), ravel(ar2)]))
 
 
 def _whole_unique(flat: Array, number: int, equal_nan: bool, dtype: Any) -> Array:

@@ -234,6 +234,42 @@ def reshape(
     return Array(reshape_node(x.node, reshaping.resolve_shape(x.shape, shape)))
 
 
+def reshape_blockwise(x: Any, shape: Any, chunks: Any = None) -> Array:
+    """Every block reshaped by itself, in the order of the blocks: no data moves, but the order is not NumPy's.
+
+    Parameters
+    ----------
+    x
+        The array.
+    shape
+        Lengths of the axes. Neighbouring axes are joined; or divided, if ``chunks`` says how.
+    chunks
+        Of a result that has more axes than ``x``: block by block as many elements as the blocks of ``x`` have.
+
+    Examples
+    --------
+    >>> import tilework.array as ta
+    >>> x = ta.arange(8, chunks=8).reshape(2, 4).rechunk((2, 2))
+    >>> ta.reshape_blockwise(x, 8).compute()
+    array([0, 1, 4, 5, 2, 3, 6, 7])
+    """
+    x = asarray(x)
+    if not all(axis.known for axis in x.chunks):
+        raise UnknownChunksError(
+            "reshape_blockwise: array chunk size or shape is unknown; call compute_chunk_sizes() first"
+        )
+    shape = reshaping.resolve_shape(x.shape, shape_of(shape, signed=True))
+    if shape == x.shape:
+        return x
+    if len(shape) > x.ndim:
+        if chunks is None:
+            raise TypeError("reshape_blockwise: need to specify chunks if expanding dimensions")
+        return Array(build.reshape_blocks(x.node, normalize(chunks, shape, x.dtype)))
+    if chunks is not None:
+        raise PlanError("reshape_blockwise: setting chunks is not allowed when reducing the number of dimensions")
+    return Array(build.reshape_blocks(x.node, reshaping.joined_chunks(x.chunks, shape)))
+
+
 def ravel(a: Any, order: str = "C") -> Array:
     """One axis that runs through all elements. See :func:`numpy.ravel`."""
     return reshape(asarray(a), (-1,), order)

@@ -41,6 +41,7 @@ from tilework.plan.ops import (
 )
 from tilework.plan.protocols import Region, Sink
 from tilework.plan.protocols import Source as SourceProtocol
+from tilework.plan.reading import reading_blocks
 from tilework.plan.reductions import Reduction
 
 ONE = AxisChunks((1,))
@@ -57,6 +58,26 @@ def source(src: SourceProtocol, chunks: Chunks, label: str = "array") -> Source:
 def source_region(src: SourceProtocol, region: Region, drop: tuple[int, ...], chunks: Chunks, label: str) -> Source:
     """A region of ``src`` without the axes ``drop`` (of length one). Equal reads have equal tokens."""
     return Source(src, region, drop, chunks, "source-" + tokenize(src.token, region, drop, chunks), label)
+
+
+def stored(
+    src: SourceProtocol, chunks: Chunks, label: str = "array", region: Region | None = None, drop: tuple[int, ...] = ()
+) -> ArrayNode:
+    """A region of ``src`` (default: all) in blocks of ``chunks``, read in whole units of storage: each of them once."""
+    if region is None:
+        return read_whole(source(src, chunks, label), chunks)
+    return read_whole(source_region(src, region, drop, chunks, label), chunks)
+
+
+def read_whole(x: Source, chunks: Chunks) -> ArrayNode:
+    """What ``x`` reads in blocks of ``chunks``, read in whole units of storage."""
+    unit = None if x.source.free else x.source.storage_chunks
+    if unit is not None:
+        kept = [axis for axis in range(len(x.region)) if axis not in x.drop]
+        read = reading_blocks(chunks, [x.region[a] for a in kept], [unit[a] for a in kept])
+    else:
+        read = chunks
+    return rechunk(source_region(x.source, x.region, x.drop, read, x.label), chunks)
 
 
 # ---------------------------------------------------------------- blockwise
@@ -254,7 +275,7 @@ def reduce(
     *,
     keepdims: bool = False,
     split_every: int | Mapping[int, int] | None = None,
-    out_sizes: Mapping[int, int] | None = None,
+    out_sizes: Mapping[int, float] | None = None,
 ) -> Reduce:
     """A tree reduction. ``split_every`` blocks are joined per level (default 16, spread over the axes).
 
@@ -449,6 +470,17 @@ def reshape(x: ArrayNode, shape: Sequence[int]) -> ArrayNode:
         x = rechunk(x, before)
         x = Reshape(x, after, "reshape-" + tokenize(step, x.token))
     return x
+
+
+def reshape_blocks(x: ArrayNode, chunks: Chunks) -> Reshape:
+    """Every block reshaped by itself, to those of a grid of ``chunks``, in C order of the grids."""
+    if not reshaping.same_sizes(x.chunks, chunks):
+        raise ChunkError(f"reshape_blockwise: chunk sizes do not match: {_sizes(x.chunks)} and {_sizes(chunks)}")
+    return Reshape(x, chunks, "reshape-" + tokenize(chunks, x.token))
+
+
+def _sizes(chunks: Chunks) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(axis) for axis in chunks)
 
 
 def from_value(value: Node, shape: Sequence[int], dtype: Any, label: str = "from-value") -> FromValue:

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from tilework.base.errors import PlanError, UnknownChunksError
+from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
 from tilework.plan.blocks import AxisChunks, Chunks, regroup, sorted_unique
 
 
@@ -71,6 +71,27 @@ def reshape_plan(in_shape: Sequence[int], in_chunks: Chunks, out_shape: Sequence
                 out[j] = axis
             needed[ins[0]] = _flat(runs)
     return tuple(needed), tuple(out)
+
+
+def joined_chunks(in_chunks: Chunks, out_shape: Sequence[int]) -> Chunks:
+    """Chunks of a result of fewer axes whose blocks are those of the input, reshaped one by one.
+
+    Examples
+    --------
+    >>> joined_chunks((AxisChunks((2, 1)), AxisChunks((3, 1))), (12,))
+    ((6, 2, 3, 1),)
+    """
+    out = [AxisChunks((n,)) for n in out_shape]
+    for ins, outs in _groups([axis.total for axis in in_chunks], out_shape):
+        if len(outs) > 1:
+            raise UnsupportedError(f"blocks cannot be divided into axes of {out_shape}; reshape() divides axes")
+        out[outs[0]] = _flat([in_chunks[i] for i in ins])
+    return tuple(out)
+
+
+def same_sizes(one: Chunks, other: Chunks) -> bool:
+    """Whether block by block, in C order of the grids, both have as many elements."""
+    return _flat(one) == _flat(other)
 
 
 def resolve_shape(in_shape: Sequence[int], out_shape: Sequence[int]) -> tuple[int, ...]:

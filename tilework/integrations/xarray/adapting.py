@@ -30,12 +30,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.lib.array_utils import normalize_axis_index
 from xarray.core import groupby, indexing, nputils
 from xarray.namedarray.core import NamedArray
 
 from tilework import session
-from tilework.array import Array, map_blocks, map_overlap
+from tilework.array import Array, map_blocks, push
 from tilework.array.order import in_one_block
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
@@ -230,23 +229,8 @@ def _dates(theirs: Callable[..., Any], values: Array, name: str, *args: Any) -> 
 
 
 def _push(array: Array, n: int | None = None, axis: int = -1, **_: Any) -> Array:
-    """Each missing value replaced by the last one before it that is there, at most ``n`` of them in a row."""
-    axis = normalize_axis_index(axis, array.ndim)
-    if n is not None and n < array.shape[axis]:
-        fill = partial(_filled, n=n, axis=axis)
-        return map_overlap(fill, array, depth={axis: (n, 0)}, boundary="none", dtype=array.dtype, name="ffill")
-    return Array(build.scan(array.node, axis, (_filled, None, _filled_from), array.dtype, "ffill"))
-
-
-def _filled(x: np.ndarray, axis: int, n: int | None = None) -> np.ndarray:
-    number = np.arange(x.shape[axis]).reshape([-1 if k == axis else 1 for k in range(x.ndim)])
-    last = np.maximum.accumulate(np.where(x == x, number, -1), axis=axis)
-    filled = np.take_along_axis(x, np.maximum(last, 0), axis)
-    return filled if n is None else np.where(number - last <= n, filled, x)
-
-
-def _filled_from(before: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.where(x == x, x, before)
+    """ffill, whatever method is asked for: there is one."""
+    return push(array, n, axis)
 
 
 def _least_squares(theirs: Callable[..., Any], lhs: Any, rhs: Array, rcond: Any = None, skipna: bool = False) -> Any:
