@@ -151,6 +151,21 @@ def test_dtype_and_casting():
         np.add(x, 1.5, dtype="int64", casting="safe")
 
 
+@pytest.mark.parametrize(
+    "ufunc", [np.add, np.maximum, np.fmin, np.lcm, np.hypot, np.bitwise_and], ids=lambda u: u.__name__
+)
+def test_reduce_and_accumulate_over_empty_blocks(ufunc):
+    a = np.arange(1, 7)
+    x = ta.from_array(a, chunks=((0, 2, 0, 0, 3, 1, 0),))
+    some = ta.from_array(a, chunks=2)
+    if ufunc is np.hypot:
+        a, x, some = a / 2, x / 2, some / 2
+    for lazy, plain in [(x, a), (some[some > 2], a[a > 2]), (some[(some < 2) | (some > 2.5)], a[(a < 2) | (a > 2.5)])]:
+        assert_eq(ufunc.accumulate(lazy), ufunc.accumulate(plain))
+        assert_eq(ufunc.reduce(lazy), ufunc.reduce(plain))
+    assert_eq(ufunc.accumulate(x[:0]), ufunc.accumulate(a[:0]))
+
+
 @pytest.mark.parametrize("ufunc", [np.add, np.multiply, np.maximum, np.logical_or, np.fmin, np.logaddexp, np.hypot])
 def test_reduce_and_accumulate(ufunc, a, x):
     assert_eq(ufunc.reduce(x), ufunc.reduce(a))

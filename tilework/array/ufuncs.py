@@ -165,7 +165,8 @@ def _reduce(
     reduction = Reduction(
         ufunc.__name__, partial(_reduce_block, ufunc), partial(_reduce_block, ufunc), np.asarray, partial_itemsize=16
     )
-    out_dtype = ufunc.reduce(np.ones(1, x.dtype)).dtype
+    trial = np.ones([min(1, n) for n in x.shape], x.dtype)  # empty where x is, so that NumPy's errors are raised
+    out_dtype = ufunc.reduce(trial, axis=axis).dtype
     return Array(build.reduce(x.node, reduction, axis, out_dtype, keepdims=keepdims))
 
 
@@ -176,8 +177,10 @@ _REDUCTIONS: dict[np.ufunc, Callable[..., Array]] = {
 
 
 def _reduce_block(ufunc: np.ufunc, block: np.ndarray, axis: Any) -> np.ndarray:
+    """A block reduced to length one; what has no elements and no identity keeps its length of zero."""
     for k in np.atleast_1d(axis):
-        block = ufunc.reduce(block, axis=int(k), keepdims=True)
+        if block.shape[k] or ufunc.identity is not None:
+            block = ufunc.reduce(block, axis=int(k), keepdims=True)
     return block
 
 

@@ -101,7 +101,7 @@ class ReduceEnd:
 
 @dataclass(frozen=True)
 class ScanStart:
-    """The scan inside the block, and the block's total."""
+    """The scan inside the block, and the block's total: nothing if it has no length, as many totals have no identity."""
 
     local: Callable[..., np.ndarray]
     total: Callable[..., np.ndarray] | None
@@ -109,7 +109,7 @@ class ScanStart:
 
     def __call__(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scanned = self.local(block, axis=self.axis)
-        if self.total is not None:
+        if self.total is not None and block.shape[self.axis]:
             return scanned, self.total(block, axis=self.axis)
         last = (slice(None),) * self.axis + (slice(-1, None),)
         return scanned, scanned[last].copy()
@@ -122,7 +122,10 @@ class ScanOffset:
     join: Callable[..., Any]
 
     def __call__(self, before: list[Any], total: np.ndarray) -> np.ndarray:
-        return self.join(_only(before), total) if _only(before) is not None else total
+        sofar = _only(before)
+        if sofar is None or not sofar.size:
+            return total
+        return self.join(sofar, total) if total.size else sofar
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class ScanEnd:
 
     def __call__(self, local: np.ndarray, before: list[Any]) -> np.ndarray:
         offset = _only(before)
-        return local if offset is None else self.join(offset, local)
+        return local if offset is None or not offset.size else self.join(offset, local)
 
 
 def _only(nested: Any) -> Any:
