@@ -172,6 +172,26 @@ def test_contracted_axes_are_added_up_by_a_tree():
     np.testing.assert_array_equal(product.compute(), np.full((8, 8), 1000.0))
 
 
+def test_short_blocks_of_matrices_are_joined_for_blas_and_the_product_is_cut_back():
+    a, b = np.random.default_rng(0).random((2, 600, 600))
+    x, y = ta.from_array(a, chunks=(50, 40)), ta.from_array(b, chunks=(30, 70))
+    product = ta.matmul(x, y)
+    assert product.chunks == (x.chunks[0], y.chunks[1])
+    assert product.node.inputs[0].grid == (1, 1)
+    np.testing.assert_allclose(product.compute(), a @ b, rtol=1e-12)
+    tensors = ta.tensordot(x.reshape(2, 300, 600), y.reshape(600, 10, 60), axes=1)
+    np.testing.assert_allclose(tensors.compute().reshape(600, 600), a @ b, rtol=1e-12)
+
+
+def test_blocks_of_matrices_are_joined_within_bounds():
+    n = 100_000
+    product = ta.matmul(ta.ones((2_000, n), chunks=500), ta.ones((n, 2_000), chunks=500))
+    assert product.chunksize == (500, 500)
+    (call,) = product.node.inputs[0].inputs[0].inputs[:1]
+    assert call.chunks[0].largest <= 1024
+    assert call.chunks[0].largest * call.chunks[1].largest * 8 <= 16 << 20
+
+
 def test_small_blocks_do_not_make_a_huge_one():
     with config.set(chunk_size="8kB"):
         x = ta.ones(1000, chunks=1000)

@@ -8,6 +8,7 @@ last one that is still running lifts it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -24,8 +25,8 @@ _limit: Any = None
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    """The BLAS libraries that are loaded. Looking for them takes a millisecond: done once, as NumPy's is there."""
+def _controller(scipy: bool) -> ThreadpoolController:
+    """The BLAS libraries that are loaded: NumPy's, and SciPy's own once that is there. Looking takes a millisecond."""
     return ThreadpoolController()
 
 
@@ -36,7 +37,8 @@ def shared_by(workers: int) -> Iterator[None]:
     with _lock:
         _running += 1
         if _running == 1:
-            _limit = _controller().limit(limits=max(1, machine.cores() // workers), user_api="blas")
+            controller = _controller("scipy.linalg" in sys.modules)
+            _limit = controller.limit(limits=max(1, machine.cores() // workers), user_api="blas")
     try:
         yield
     finally:
