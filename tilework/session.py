@@ -59,8 +59,13 @@ def register_container(unpack: Callable[[Any], Unpacked | None]) -> None:
     _unpackers.append(unpack)
 
 
+def is_collection(x: object) -> bool:
+    """Whether ``x`` itself is a collection: it has a ``node``."""
+    return hasattr(type(x), "__tilework_rebuild__")
+
+
 def is_tilework_collection(x: object) -> bool:
-    """Whether ``x`` is a lazy tilework object.
+    """Whether ``x`` is a lazy tilework object, or an xarray object that holds one.
 
     Examples
     --------
@@ -68,7 +73,12 @@ def is_tilework_collection(x: object) -> bool:
     >>> tw.is_tilework_collection(tw.delayed(1)), tw.is_tilework_collection(1)
     (True, False)
     """
-    return hasattr(type(x), "__tilework_rebuild__")
+    return is_collection(x) or any(map(is_collection, _contents(x)))
+
+
+def _contents(x: object) -> list[Any]:
+    """What is in ``x`` if it is of a kind that was registered."""
+    return next((found[0] for found in (unpack(x) for unpack in _unpackers) if found is not None), [])
 
 
 # ---------------------------------------------------------------- before running
@@ -323,7 +333,7 @@ _Plan = int | Callable[[list[Any]], Any]
 
 
 def _plan(thing: Any, traverse: bool, found: list[Any], top: bool = False) -> _Plan:
-    if hasattr(type(thing), "__tilework_rebuild__"):
+    if is_collection(thing):
         found.append(thing)
         return len(found) - 1
     if traverse or top:
@@ -369,6 +379,7 @@ __all__ = [
     "before_run",
     "compute",
     "explain",
+    "is_collection",
     "is_tilework_collection",
     "optimize",
     "persist",

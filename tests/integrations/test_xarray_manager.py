@@ -131,3 +131,10 @@ assert da.groupby("g").sum().compute().values.tolist() == [[2, 2, 2]] * 2
 assert isinstance(da.weighted(da.isel(y=0)).mean("x").data, ta.Array)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_lazy_objects_are_known():
+    lazy = xr.Dataset({"a": ("x", np.arange(4))}).chunk(x=2, chunked_array_type="tilework")
+    for obj in (lazy, lazy.a, lazy.a.variable):
+        assert tw.is_tilework_collection(obj)
+        assert not tw.is_tilework_collection(obj.compute())

@@ -22,7 +22,7 @@ from tilework.plan import build
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Call, Slot
 from tilework.plan.stages import BlockPlace
-from tilework.session import is_tilework_collection
+from tilework.session import is_collection
 
 Labels: TypeAlias = Sequence[Hashable]
 
@@ -135,7 +135,7 @@ def bind(
             if all(axis.known for axis in node.chunks):  # joined once, not in every call
                 node = build.rechunk(node, tuple(AxisChunks((axis.total,)) for axis in node.chunks))
             return slot(node, tuple((id(node), axis) for axis in range(node.ndim)))
-        if is_tilework_collection(value):
+        if is_collection(value):
             boxes = True
             boxed = Call(box, (Slot(0),), {}, (value.node,), "box-" + value.node.token, "box", True)
             return slot(build.from_value(boxed, (), object, "box"), ())

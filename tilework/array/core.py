@@ -171,6 +171,11 @@ class Array(NDArrayOperatorsMixin):
         return prod(self.shape)
 
     @property
+    def _meta(self) -> np.ndarray:
+        """An array without elements of the kind that blocks are, where programs written for Dask look for it."""
+        return np.empty((0,) * self.ndim, self.dtype)
+
+    @property
     def itemsize(self) -> int:
         """Bytes per element."""
         return self.dtype.itemsize

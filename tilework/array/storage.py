@@ -105,7 +105,7 @@ def from_delayed(
         raise DTypeError("from_delayed: what the value will be is not known; pass dtype=")
     if isinstance(value, Array):
         raise PlanError("from_delayed: the value is an array already; use it as it is")
-    node = (value if session.is_tilework_collection(value) else delayed(value)).node
+    node = (value if session.is_collection(value) else delayed(value)).node
     return Array(build.from_value(node, tuple(shape), dtype if dtype is not None else meta.dtype, name or "from-value"))
 
 

@@ -14,7 +14,7 @@ from tilework.base.errors import PlanError
 from tilework.delayed.arguments import pure_call, template
 from tilework.delayed.core import Delayed, Leaf, label_of
 from tilework.plan.ops import Node
-from tilework.session import is_tilework_collection
+from tilework.session import is_collection
 
 __all__ = ["Delayed", "delayed"]
 
@@ -98,7 +98,7 @@ def delayed(
     if isinstance(obj, Delayed):
         return obj
     inputs: list[Node] = []
-    args = (template(obj, inputs) if traverse or is_tilework_collection(obj) else obj,)
+    args = (template(obj, inputs) if traverse or is_collection(obj) else obj,)
     if not inputs:
         return Leaf(obj, name, bool(pure), nout)
     return Delayed(pure_call(_value, label_of(type(obj)), args, inputs, name), nout)

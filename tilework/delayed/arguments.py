@@ -18,7 +18,7 @@ import numpy as np
 from tilework.base.tokens import tokenize
 from tilework.plan import build
 from tilework.plan.ops import ArrayNode, Call, Node, Slot
-from tilework.session import is_tilework_collection
+from tilework.session import is_collection
 
 NO_KWARGS: dict[str, Any] = {}
 """Shared by all calls without keywords: nobody changes a node's fields."""
@@ -44,7 +44,7 @@ def template(value: Any, inputs: list[Node]) -> Any:
     inside = _CONTAINERS.get(kind)
     if inside is not None:
         return inside(value, inputs)
-    if is_tilework_collection(value):
+    if is_collection(value):
         node = value.node
         return _slot(build.whole(node) if isinstance(node, ArrayNode) else node, inputs)
     if hasattr(kind, "__dataclass_fields__"):

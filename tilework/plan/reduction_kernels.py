@@ -500,7 +500,7 @@ class Arg:
             there = [block_place.offset(a) + int(k) for a, k in enumerate(inside)]
             shape = tuple(chunks.total for chunks in block_place.domain)
             whole = np.ravel_multi_index(there, shape) if shape else 0
-            return block[inside].reshape((1,) * block.ndim), _ones(block.ndim, whole, np.int64), nothing
+            return block[tuple(slice(k, k + 1) for k in inside)], _ones(block.ndim, whole, np.int64), nothing
         (along,) = axis
         place = np.expand_dims(self._along(block, along), along)
         return np.take_along_axis(block, place, along), place + block_place.offset(along), nothing

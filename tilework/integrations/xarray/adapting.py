@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from xarray.core import groupby, indexing, nputils
+from xarray.core import duck_array_ops, groupby, indexing, nputils
 from xarray.namedarray.core import NamedArray
 
 from tilework import session
@@ -40,7 +40,11 @@ from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import BlockFunction, Slot
 
-_ASKING = ("xarray.core.variable", "xarray.computation.weighted", "xarray.computation.fit")
+_ASKING = (
+    "xarray.core.variable", "xarray.core.duck_array_ops", "xarray.computation.weighted", "xarray.computation.fit",
+    "xarray.backends.common",
+)  # fmt: skip
+_OPERATIONS = ("xarray.core.duck_array_ops",)
 _PUSHING = ("xarray.core.duck_array_ops", "xarray.core.missing")
 _FITTING = ("xarray.core.duck_array_ops", "xarray.computation.fit")
 _WRITING = ("xarray.backends.api", "xarray.backends.writers")
@@ -63,6 +67,9 @@ def adapt() -> None:
         _replace("is_duck_dask_array", [module], lambda is_dask: lambda x: isinstance(x, Array) or is_dask(x))
     _replace("is_0d_dask_array", ["xarray.core.variable"], lambda is_dask: lambda x: _is_scalar(x) or is_dask(x))
     _replace("module_available", ["xarray.core.variable"], _lazy_quantiles)
+    _replace("fail_on_dask_array_input", _OPERATIONS, lambda theirs: _for_arrays(theirs, lambda *_, **__: None))
+    _replace("mean", _OPERATIONS, lambda theirs: _for_arrays(theirs, partial(_mean, theirs)))
+    duck_array_ops.dask_available = True  # else it does not ask whether an array is chunked
     _replace("push", _PUSHING, lambda theirs: _for_arrays(theirs, _push))
     _replace("least_squares", _FITTING, lambda theirs: _for_arrays(theirs, partial(_least_squares, theirs)))
     _replace("lazy_array_equiv", _COMPARING, lambda theirs: _for_arrays(theirs, partial(_equivalent, theirs)))
@@ -191,7 +198,7 @@ def _set_outer(array: Array, indexer: Any, value: Any) -> None:
 
 def _close_later(theirs: Callable[..., Any], writes: Any, store: Any) -> Any:
     later = writes if isinstance(writes, tuple) else (writes,)
-    return Writes(later, store) if any(map(session.is_tilework_collection, later)) else theirs(writes, store)
+    return Writes(later, store) if any(map(session.is_collection, later)) else theirs(writes, store)
 
 
 @dataclass(frozen=True)
@@ -216,16 +223,35 @@ class Writes:
 
 def _equivalent(theirs: Callable[..., Any], one: Any, other: Any) -> bool | None:
     """Whether two arrays are equal, None if one has to compute to know. Equal programs give equal arrays."""
-    if isinstance(one, Array) and isinstance(other, Array) and one.node.token == other.node.token:
-        return True
-    return theirs(one, other)
+    if not (isinstance(one, Array) and isinstance(other, Array)):
+        return theirs(one, other)
+    if one.shape != other.shape:
+        return False
+    return True if one.node.token == other.node.token else None
+
+
+def _mean(theirs: Callable[..., Any], array: Array, axis: Any = None, skipna: Any = None, **kwargs: Any) -> Any:
+    """The mean; of dates, from the middle of the years they span, as in xarray, where that is computed beforehand."""
+    if array.dtype.kind not in "mM":
+        return theirs(array, axis=axis, skipna=skipna, **kwargs)
+    first, last = (
+        duck_array_ops._datetime_nanreduce(array, reduce).astype("M8[Y]").astype(int)
+        for reduce in (duck_array_ops.min, duck_array_ops.max)
+    )
+    offset = (first + (last - first) // 2).astype("M8[Y]").astype(array.dtype)
+    distance = theirs(duck_array_ops.datetime_to_numeric(array, offset), axis=axis, skipna=skipna, **kwargs)
+    return distance.astype(array.dtype.str.replace("M", "m")) + offset
 
 
 def _dates(theirs: Callable[..., Any], values: Array, name: str, *args: Any) -> Array:
     """Fields of dates, block by block."""
+    options: dict[str, Any] = {}
+    if values.dtype.hasobject:
+        date = import_module("cftime").DatetimeGregorian(2000, 1, 1)
+        options["dtype"] = theirs(np.array([date]), name, *args).dtype
     if name == "isocalendar":
-        return map_blocks(theirs, values, name, *args, new_axis=0, chunks=((3,), *values.chunks))
-    return map_blocks(theirs, values, name, *args)
+        options |= {"new_axis": 0, "chunks": ((3,), *values.chunks)}
+    return map_blocks(theirs, values, name, *args, **options)
 
 
 def _push(array: Array, n: int | None = None, axis: int = -1, **_: Any) -> Array:
