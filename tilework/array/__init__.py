@@ -316,10 +316,12 @@ from tilework.array.ufuncs import (
     sinc,
     where,
 )
+from tilework.base.errors import PerformanceWarning
 from tilework.session import compute
 
 __all__ = [
-    "Array", "__array_namespace_info__", "abs", "absolute", "acos", "acosh", "add", "all", "allclose", "amax", "amin",
+    "Array", "PerformanceWarning", "__array_namespace_info__", "abs", "absolute", "acos", "acosh", "add", "all", "allclose", "amax",
+    "amin",
     "angle", "any", "append", "apply_along_axis", "apply_gufunc", "apply_over_axes", "arange", "arccos", "arccosh",
     "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "argtopk", "argwhere",
     "around", "array", "array_split", "as_gufunc", "asanyarray", "asarray", "asin", "asinh", "astype", "atan",

@@ -206,7 +206,7 @@ def histogramdd(
            [1., 2.]])
     """
     if normed is not None and density is not None:
-        raise TypeError("histogramdd: give density or normed, not both")
+        raise TypeError("histogramdd: Cannot specify both 'normed' and 'density'; they mean the same")
     columns = _columns(sample)
     inputs: list[Input] = [(x.node, ("points",)) for x in columns]
     edges = _edges_of_columns(columns, bins, range)
@@ -253,14 +253,18 @@ def _edges_of_columns(columns: Sequence[Array], bins: Any, range: Any) -> tuple[
     if not _is_sequence(bins):
         bins = [bins] * n
     if len(bins) != n:
-        raise PlanError(f"histogramdd: {len(bins)} bins; their number must be equal to the sample's dimensions, {n}")
+        raise PlanError(
+            f"histogramdd: The dimension of bins must be equal to the dimension of the sample: {len(bins)} and {n}"
+        )
     if range is None:
         range = [None] * n
     if len(range) != n:
-        raise PlanError(f"histogramdd: {len(range)} ranges for {n} dimensions; range requires one entry for each")
+        raise PlanError(
+            f"histogramdd: range argument requires one entry, a min max pair, per dimension: {len(range)} for {n}"
+        )
     for pair in range:
         if pair is not None and (not _is_sequence(pair) or len(pair) != 2):
-            raise PlanError(f"histogramdd: range={range!r} should be a sequence of pairs, lowest and highest edge")
+            raise PlanError(f"histogramdd: range argument should be a sequence of pairs, not {range!r}")
     return tuple(_edges_and_bins(x, b, r)[0] for x, b, r in zip(columns, bins, range, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy as np
 from tilework.array.core import Array
 from tilework.array.creation import asarray, shape_of, tri
 from tilework.array.elementwise import Mapped
-from tilework.array.indexing import getitem
 from tilework.array.searching import nonzero
 from tilework.array.ufuncs import elementwise
 from tilework.base.errors import DTypeError, PlanError, UnsupportedError
+from tilework.plan import build
+from tilework.plan.ops import BlockFunction, Slot
 
 
 def unravel_index(indices: Any, shape: Any, order: str = "C") -> tuple[Array, ...]:
@@ -73,25 +73,30 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: Any = "raise", order: s
         isinstance(n, int | np.integer) for n in np.atleast_1d(np.asarray(dims, object))
     ):
         raise UnsupportedError("ravel_multi_index: dims must be numbers, nothing lazy; compute() them first")
-    rows: Sequence[Any] = list(multi_index) if not isinstance(multi_index, Array) else _rows(multi_index)
     dims = shape_of(dims)
-    if len(rows) != len(dims):
-        raise PlanError(f"ravel_multi_index: {len(rows)} arrays of positions for {len(dims)} axes; give one for each")
+    rows = [multi_index] if isinstance(multi_index, Array) else list(multi_index)
     for row in rows:
         dtype = row.dtype if isinstance(row, Array) else np.asarray(row).dtype
         if dtype.kind not in "iu":
             raise DTypeError(f"ravel_multi_index: positions of dtype {dtype}; only int indices permitted")
-    modes = mode if isinstance(mode, str) else tuple(mode)
-    function = Mapped(_ravelled, (("dims", dims), ("mode", modes), ("order", order)))
-    return elementwise(function, *rows, dtype=np.intp, label="ravel_multi_index")
+    options = {"dims": dims, "mode": mode if isinstance(mode, str) else tuple(mode), "order": order}
+    if isinstance(multi_index, Array):  # the rows together, for how many there are may be unknown
+        labels = tuple(range(multi_index.ndim))
+        function = BlockFunction(_ravelled_rows, (Slot(0),), options)
+        return Array(
+            build.blockwise(function, labels[1:], [(multi_index.node, labels)], np.intp, label="ravel_multi_index")
+        )
+    if len(rows) != len(dims):
+        raise PlanError(f"ravel_multi_index: {len(rows)} arrays of positions for {len(dims)} axes; give one for each")
+    return elementwise(Mapped(_ravelled, tuple(options.items())), *rows, dtype=np.intp, label="ravel_multi_index")
 
 
-def _rows(x: Array) -> list[Array]:
-    return [getitem(x, k) for k in range(len(x))]
+def _ravelled(*rows: np.ndarray, **options: Any) -> np.ndarray:
+    return np.asarray(np.ravel_multi_index(rows, **options))
 
 
-def _ravelled(*rows: np.ndarray, dims: tuple[int, ...], mode: Any, order: Any) -> np.ndarray:
-    return np.asarray(np.ravel_multi_index(rows, dims, mode=mode, order=order))
+def _ravelled_rows(rows: np.ndarray, **options: Any) -> np.ndarray:
+    return _ravelled(*rows, **options)
 
 
 def tril_indices(n: int, k: int = 0, m: int | None = None, chunks: Any = "auto") -> tuple[Array, Array]:

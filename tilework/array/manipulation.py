@@ -257,17 +257,20 @@ def take(a: Any, indices: Any, axis: int | None = None, out: None = None, mode: 
 
 
 def compress(condition: Any, a: Any, axis: int | None = None, out: None = None) -> Array:
-    """Elements along an axis where the condition holds. See :func:`numpy.compress`."""
+    """Elements along an axis where the condition holds; it may be shorter than the axis. See :func:`numpy.compress`."""
     a, axis = _along(a, axis)
+    if np.ndim(condition) != 1:
+        raise PlanError("compress: condition must be a 1-d array")
     if not isinstance(condition, Array):
-        condition = np.flatnonzero(np.asarray(condition, bool))
-    return _cut(a, axis, condition)
+        return _cut(a, axis, np.flatnonzero(np.asarray(condition, bool)))
+    if condition.shape[0] < a.shape[axis]:
+        a = _cut(a, axis, slice(0, condition.shape[0]))
+    return _cut(a, axis, Array(cast(condition.node, bool)))
 
 
 def extract(condition: Any, arr: Any) -> Array:
     """All elements where the condition holds, in a row. See :func:`numpy.extract`."""
-    condition = asarray(condition)
-    return getitem(ravel(arr), ravel(Array(cast(condition.node, bool))))
+    return compress(ravel(condition) if isinstance(condition, Array) else np.ravel(condition), arr)
 
 
 def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Array:

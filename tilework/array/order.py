@@ -9,6 +9,7 @@ their NaNs last, and the two values between which a quantile lies are picked: th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -19,7 +20,8 @@ import numpy as np
 from tilework.array.core import Array, into
 from tilework.array.creation import asarray
 from tilework.base import config
-from tilework.base.errors import UnknownChunksError, UnsupportedError
+from tilework.base.errors import PerformanceWarning, UnknownChunksError, UnsupportedError
+from tilework.base.sizes import format_bytes
 from tilework.plan import blocks, build
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 
@@ -159,6 +161,14 @@ def in_one_block(node: ArrayNode, axes: Axes, label: str) -> ArrayNode:
         divided = tuple(-1 if k in axes else "auto" for k in range(node.ndim))
         if not node.dtype.hasobject and len(axes) < node.ndim:
             chunks = blocks.rechunk_target(divided, chunks, node.dtype, limit)
+        size = prod(c.largest for c in chunks) * node.dtype.itemsize
+        if size > limit:
+            warnings.warn(
+                f"{label}: axes {axes} become one block, so blocks become {format_bytes(size)}, where "
+                f"{format_bytes(limit)} are right; explain() tells what that needs",
+                PerformanceWarning,
+                stacklevel=5,
+            )
     return build.rechunk(node, chunks)
 
 

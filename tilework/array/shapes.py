@@ -70,7 +70,7 @@ def rollaxis(a: Any, axis: int, start: int = 0) -> Array:
     """An axis rolled backwards until it lies before ``start``. See :func:`numpy.rollaxis`."""
     a = asarray(a)
     axis = normalize_axis_index(axis, a.ndim)
-    start = normalize_axis_index(start, a.ndim + 1)
+    start = normalize_axis_index(start + a.ndim if start < 0 else start, a.ndim + 1)
     order = [k for k in range(a.ndim) if k != axis]
     order.insert(start - (axis < start), axis)
     return Array(build.rearrange(a.node, order))
@@ -190,9 +190,15 @@ def reshape_node(node: ArrayNode, shape: Sequence[int]) -> ArrayNode:
     if [node.shape[axis] for axis in long] == [n for n in shape if n != 1]:
         old = iter(long)
         return build.rearrange(node, [None if n == 1 else next(old) for n in shape], label="reshape")
+    _require_known(node)
     for step in reshaping.reshape_route(node.shape, tuple(shape)):
         node = build.reshape(node, step)
     return node
+
+
+def _require_known(node: ArrayNode) -> None:
+    if not all(axis.known for axis in node.chunks):
+        raise UnknownChunksError("reshape needs known chunk sizes; call compute_chunk_sizes() first")
 
 
 def reshape(
@@ -227,10 +233,9 @@ def reshape(
     if order not in ("C", "A"):
         raise UnsupportedError(f"reshape: order={order!r} is not supported; use 'C' or 'F'")
     shape = shape_of(shape, signed=True)
-    if not all(axis.known for axis in x.chunks):
-        if x.ndim == 1 and [n for n in shape if n != 1] == [-1]:  # only axes of length one come and go
-            return Array(build.rearrange(x.node, [0 if n == -1 else None for n in shape], label="reshape"))
-        raise UnknownChunksError("reshape needs known chunk sizes; call compute_chunk_sizes() first")
+    if x.ndim == 1 and not x.chunks[0].known and [n for n in shape if n != 1] == [-1]:  # no element moves
+        return Array(build.rearrange(x.node, [0 if n == -1 else None for n in shape], label="reshape"))
+    _require_known(x.node)
     return Array(reshape_node(x.node, reshaping.resolve_shape(x.shape, shape)))
 
 

@@ -66,7 +66,7 @@ def cov(
     if ddof is not None and ddof != int(ddof):
         raise PlanError(f"cov: ddof={ddof!r} must be an integer")
     ddof = (0 if bias else 1) if ddof is None else int(ddof)
-    arrays = [_variables(x, rowvar) for x in (m, y) if x is not None]
+    arrays = _variables(m, y, rowvar)
     dtype = dtype or np.result_type(*(x.dtype for x in arrays), np.float64)
     x = Array(cast(concatenate(arrays).node, dtype))
     n = x.shape[1]
@@ -85,13 +85,17 @@ def cov(
     return squeeze(products * _one_over(divisor))
 
 
-def _variables(x: Any, rowvar: bool) -> Array:
-    """One row for each variable."""
-    x = asarray(x)
-    if x.ndim > 2:
-        raise PlanError(f"cov: an array of shape {x.shape} has more than 2 dimensions: variables and observations")
-    x = atleast_2d(x)
-    return x if rowvar or x.shape[0] == 1 else x.T
+def _variables(m: Any, y: Any, rowvar: bool) -> list[Array]:
+    """One row for each variable. A single row is laid on its side in ``m``, but not in ``y``: so does NumPy."""
+    given = [asarray(x) for x in (m, y) if x is not None]
+    for x in given:
+        if x.ndim > 2:
+            raise PlanError(f"cov: an array of shape {x.shape} has more than 2 dimensions: variables and observations")
+    rows = [atleast_2d(x) for x in given]
+    if not rowvar:
+        upright = [given[0].ndim != 1, *(x.shape[0] != 1 for x in rows[1:])]
+        rows = [x.T if turn else x for x, turn in zip(rows, upright, strict=True)]
+    return rows
 
 
 def _weights(weights: Any, what: str, n: int) -> Array:

@@ -219,10 +219,10 @@ def astype(x: Any, dtype: Any, /, *, casting: str = "unsafe", copy: bool = True,
     return Array(cast(x.node, dtype))
 
 
-def where(condition: Any, x: Any = None, y: Any = None, /) -> Any:
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     """Elements of ``x`` where the condition holds, else of ``y``. With the condition alone: see :func:`nonzero`."""
     if (x is None) != (y is None):
-        raise PlanError("where: give both x and y, or neither")
+        raise PlanError("where: either both or neither of x and y should be given")
     if x is None:
         return asarray(condition).nonzero()
     if isinstance(condition, bool | np.bool_):  # known already: only shape and dtype of the other matter
@@ -352,7 +352,7 @@ def notnull(values: Any) -> Array:
 
 def select(condlist: Sequence[Any], choicelist: Sequence[Any], default: Any = 0) -> Array:
     """Elements of the first choice whose condition holds. See :func:`numpy.select`."""
-    if len(condlist) != len(choicelist) or not condlist:
+    if len(condlist) != len(choicelist) or len(condlist) == 0:
         raise PlanError(f"select: {len(condlist)} conditions and {len(choicelist)} choices; give as many of both")
     dtype = np.result_type(
         *(c if isinstance(c, int | float | complex) else asarray(c).dtype for c in (*choicelist, default))

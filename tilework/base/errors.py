@@ -18,6 +18,8 @@ Each also derives from the builtin that NumPy or Python would raise in its place
 working. Messages name the offending value and the operation, and say what to do. An exception that is raised inside
 a user's function is never wrapped: it keeps its class and its traceback and gains a note (:pep:`678`) that names the
 operation and the block.
+
+Besides there is one warning, :class:`PerformanceWarning`, for what works but is not what was asked for.
 """
 
 
@@ -59,6 +61,10 @@ class BlockResultError(TileworkError, ValueError):
 
 class StorageError(TileworkError, OSError):
     """A source, a sink or a spill file failed: missing, closed, corrupt, or the disk is full."""
+
+
+class PerformanceWarning(UserWarning):
+    """An operation makes blocks that are larger than blocks should be."""
 
 
 class InternalError(TileworkError, RuntimeError):
