@@ -200,6 +200,11 @@ def test_unknown_sizes_are_named_and_can_be_found_out():
         picked[1:]
     with pytest.raises(UnknownChunksError, match="compute_chunk_sizes"):
         len(picked)
+    table = np.multiply.outer(picked, picked)
+    with pytest.raises(UnknownChunksError, match="compute_chunk_sizes"):
+        table[table > 3]
+    with pytest.raises(UnknownChunksError, match="compute_chunk_sizes"):
+        ta.flatnonzero(picked)
     assert_eq(picked + 1, a[a % 3 == 0] + 1)
     assert_eq(picked.sum(), a[a % 3 == 0].sum())
     assert picked.compute_chunk_sizes() is picked

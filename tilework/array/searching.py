@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from tilework.array.core import Array
+from tilework.array.core import Array, known_length
 from tilework.array.creation import asarray, axis_index
 from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
@@ -112,6 +112,7 @@ def nonzero(a: Any) -> tuple[Array, ...]:
 def flatnonzero(a: Any) -> Array:
     """Positions, in C order, of elements that are not zero. How many is unknown."""
     flat = ravel(a)
+    known_length(flat, 0, "flatnonzero")
     return getitem(Array(axis_index(flat.chunks[0])), Array(cast(flat.node, bool)))
 
 
