@@ -22,17 +22,17 @@ from tilework.diagnostics.progress import ProgressBar
 from tilework.diagnostics.visualize import Drawing
 from tilework.diagnostics.visualize import visualize as draw
 from tilework.engine import taskgraph
+from tilework.engine.local import budget as budgeting
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import Engine, RunOptions
 from tilework.io.memory import BlockSink, BlockSource, MemorySink
+from tilework.optimize import keeping
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize as optimize_plan
 from tilework.plan import build
+from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, Call, Node, Store
-
-KEEP_SHARE = 0.5
-"""A source that is dear to read and needed by several stages is kept in memory up to this share of the budget."""
 
 
 @runtime_checkable
@@ -93,10 +93,12 @@ class Prepared:
     graph: taskgraph.TaskGraph
     engine: Engine
     options: RunOptions
+    again: Mapping[Node, keeping.IfKept]
+    """What is made again by each stage that needs it, since keeping it would have taken too much."""
 
     def explanation(self) -> Explanation:
         """What it will do and cost."""
-        return Explanation.of(self.plan, self.graph, self.options)
+        return Explanation.of(self.plan, self.lowered, self.graph, self.options, self.again)
 
 
 before_run: ContextVar[Callable[[Prepared], None] | None] = ContextVar("tilework-before-run", default=None)
@@ -107,12 +109,36 @@ def prepare(outputs: Sequence[Node], settings: config.Settings, optimize_graph: 
     """Optimize and lower ``outputs``, choose the engine."""
     budget = config.resolve_memory(settings)
     plan = optimize_plan(outputs) if optimize_graph else tuple(outputs)
-    lowered = lower(plan, KEEP_SHARE * budget)
-    wanted = [place for place in lowered.outputs if place is not None]
-    graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
     engine, workers = _engine(settings)
+    lowered, graph, again = _lower(plan, workers, budget)
     options = RunOptions(workers, budget, settings.retries, settings.spill_directory)
-    return Prepared(plan, lowered, graph, engine, options)
+    return Prepared(plan, lowered, graph, engine, options, again)
+
+
+def _lower(
+    plan: tuple[Node, ...], workers: int, budget: int
+) -> tuple[Lowered, taskgraph.TaskGraph, dict[Node, keeping.IfKept]]:
+    """Stages and tasks that keep what several users need as far as it fits: see ``optimize/keeping.py``."""
+    chosen: dict[Node, keeping.IfKept] = {}
+    again: set[Node] = set()
+    while True:
+        lowered = lower(plan, again)
+        wanted = [place for place in lowered.outputs if place is not None]
+        graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
+        if not keeping.worth_a_trial(lowered.shared, budget):
+            break
+        worst = budgeting.worst_moment(graph, workers)
+        if worst.bytes <= budget:
+            break
+        cheap = keeping.repeatable(topological(plan))
+        kept = [one for one in lowered.shared if one.node in cheap and one.node not in again]
+        more = keeping.to_make_again(kept, worst.held, worst.bytes - budget)
+        if not more:
+            break
+        for one in more:
+            chosen[one.node] = keeping.IfKept(budgeting.most_held(graph, one.stage), worst.bytes)
+            again |= keeping.with_inputs(one.node, cheap)
+    return lowered, graph, chosen
 
 
 def _engine(settings: config.Settings) -> tuple[Engine, int]:

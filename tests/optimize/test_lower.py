@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,13 @@ from tilework.engine import taskgraph
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.protocol import RunOptions
 from tilework.io.memory import ArraySource, MemorySink
+from tilework.optimize.keeping import repeatable
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import PASSES, optimize
 from tilework.optimize.weigh import TILE_SCRATCH
 from tilework.plan import build, ops
 from tilework.plan.blocks import AxisChunks, normalize_chunks, split_sizes
+from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, BlockFunction, Node, Slot
 from tilework.plan.protocols import Region
 from tilework.plan.spec import verify_stages
@@ -48,11 +49,17 @@ def dear(shape: tuple[int, ...] = (400, 300), chunks: Any = 100) -> tuple[Dear, 
     return source, Array(build.source(source, normalize_chunks(chunks, shape)))
 
 
-def stages(*arrays: Array, keep_bytes: float = inf) -> list[Stage]:
-    stores: list[Node] = [build.store(a.node, MemorySink(a.shape, a.dtype), label=a.node.label) for a in arrays]
-    lowered = lower(optimize(stores), keep_bytes)
+def lowered_from(outputs: Sequence[Node], again: bool = False) -> Lowered:
+    """Lowered, with all that is cheap to repeat made again if ``again``."""
+    plan = optimize(outputs)
+    lowered = lower(plan, repeatable(topological(plan)) if again else ())
     verify_stages(lowered.stages)
-    return lowered.stages
+    return lowered
+
+
+def stages(*arrays: Array, again: bool = False) -> list[Stage]:
+    stores = [build.store(a.node, MemorySink(a.shape, a.dtype), label=a.node.label) for a in arrays]
+    return lowered_from(stores, again).stages
 
 
 def labels(made: Sequence[Stage]) -> list[str]:
@@ -138,7 +145,7 @@ def test_work_that_nobody_needs_is_dropped() -> None:
 def test_a_reduction_is_never_made_by_the_stage_that_uses_it() -> None:
     _, x = dear(chunks=(-1, 100))  # the mean over axis 0 lies along the very same blocks
     y = x - x.mean(axis=0)
-    made = stages(y.sum(axis=0), keep_bytes=0)
+    made = stages(y.sum(axis=0), again=True)
     assert labels(made) == ["mean", "sum", "sum"]
     assert np.allclose(y.sum(axis=0).compute(scheduler="sync"), 0)
 
@@ -165,30 +172,30 @@ def test_every_pass_has_a_name_and_is_shown() -> None:
 # ---------------------------------------------------------------- what is kept and what is made again
 
 
-@pytest.mark.parametrize(("keep", "reads"), [(inf, 12), (400 * 300 * 8, 12), (400 * 300 * 8 - 1, 24)])
-def test_a_dear_source_is_read_once_if_it_can_be_kept(keep: float, reads: int) -> None:
+@pytest.mark.parametrize(("again", "reads"), [(False, 12), (True, 24)])
+def test_a_dear_source_is_read_once_if_it_is_kept(again: bool, reads: int) -> None:
     source, x = dear()
     node = build.store((x - x.mean(axis=0)).node, sink := MemorySink(x.shape, x.dtype))
-    run([node], keep)
+    run([node], again)
     assert source.reads == reads
     assert np.allclose(sink.array.mean(axis=0), 0)
 
 
-@pytest.mark.parametrize(("keep", "reads"), [(inf, 12), (0, 24)])
-def test_elementwise_work_on_a_dear_source_goes_the_same_way(keep: float, reads: int) -> None:
+@pytest.mark.parametrize(("again", "reads"), [(False, 12), (True, 24)])
+def test_elementwise_work_on_a_dear_source_goes_the_same_way(again: bool, reads: int) -> None:
     source, x = dear()
     y = np.sqrt(x * 2)
     node = build.store((y - y.mean(axis=0)).node, sink := MemorySink(x.shape, x.dtype))
-    lowered = run([node], keep)
+    lowered = run([node], again)
     assert source.reads == reads
     assert np.allclose(sink.array.mean(axis=0), 0)
-    assert any(stage.label == "sqrt" for stage in lowered.stages) == (keep == inf)
+    assert any(stage.label == "sqrt" for stage in lowered.stages) == (not again)
 
 
 def test_what_is_dear_to_make_is_always_kept() -> None:
     _, x = dear()
     y = x.map_blocks(np.sort, dtype="f8")
-    made = stages(y - y.mean(axis=0), keep_bytes=0)
+    made = stages(y - y.mean(axis=0), again=True)
     assert [stage.label for stage in made if "sort" in stage.operations] == ["sort"]
 
 
@@ -198,8 +205,8 @@ def test_a_free_source_is_read_wherever_it_is_wanted() -> None:
     assert {type(operand) for operand in program(made[-1]).operands} == {Leaf}
 
 
-def run(outputs: list[Node], keep_bytes: float) -> Lowered:
-    lowered = lower(optimize(outputs), keep_bytes)
+def run(outputs: list[Node], again: bool) -> Lowered:
+    lowered = lowered_from(outputs, again)
     graph = taskgraph.build(lowered.stages, [], lowered.stores, lowered.resident_bytes)
     SyncEngine().run(graph, RunOptions(1, 1 << 30))
     return lowered
@@ -210,7 +217,7 @@ def run(outputs: list[Node], keep_bytes: float) -> Lowered:
 
 def test_steps_wait_for_what_they_meet_instead_of_becoming_blocks() -> None:
     _, x = dear(chunks=(-1, 100))
-    made = stages((x * 2 + 1 - x.mean(axis=0)).sum(), keep_bytes=0)
+    made = stages((x * 2 + 1 - x.mean(axis=0)).sum(), again=True)
     (stage,) = (stage for stage in made if "subtract" in stage.operations)
     end, tiles = program(stage).segments
     assert isinstance(end, BlockSegment)
@@ -331,7 +338,7 @@ def test_bytes_read_and_written() -> None:
     made = lower(optimize([node])).stages
     assert sum(stage.read_bytes for stage in made) == 300 * 200 * 8
     assert sum(stage.write_bytes for stage in made) == 300 * 200 * 8
-    (again,) = lower(optimize([build.store((x[:100] + x[100:101]).node, Storage((100, 200), "f8"))]), 0).stages
+    (again,) = lowered_from([build.store((x[:100] + x[100:101]).node, Storage((100, 200), "f8"))], again=True).stages
     assert again.read_bytes == 100 * 200 * 8 + 200 * 8
 
 

@@ -21,6 +21,7 @@ from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import RunOptions
 from tilework.io.memory import ArraySource, BlockSink, MemorySink
+from tilework.optimize.keeping import repeatable
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize
 from tilework.plan import build, ops
@@ -504,7 +505,7 @@ def programs(draw: st.DrawFn) -> list[Node]:
 class Planned:
     """A program on its way: outputs as stores and calls, optimized, lowered, as a task graph."""
 
-    def __init__(self, outputs: Sequence[Node], keep_bytes: float = 0.0, rules: bool = True) -> None:
+    def __init__(self, outputs: Sequence[Node], again: bool = True, rules: bool = True) -> None:
         self.sinks = {}
         stores: list[Node] = []
         for node in outputs:
@@ -519,7 +520,7 @@ class Planned:
         self.plan = optimize(stores, after=lambda name, now: verify(now, "program")) if rules else tuple(stores)
         if rules:
             verify(self.plan, "optimized")
-        self.lowered: Lowered = lower(self.plan, keep_bytes)
+        self.lowered: Lowered = lower(self.plan, repeatable(topological(self.plan)) if again else ())
         verify_stages(self.lowered.stages)
         wanted = [place for place in self.lowered.outputs if place is not None]
         self.graph = taskgraph.build(self.lowered.stages, wanted, self.lowered.stores, self.lowered.resident_bytes)
@@ -544,9 +545,9 @@ slow = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, H
 
 
 @slow
-@given(programs(), st.sampled_from([0.0, 1e9]), st.booleans())
-def test_a_program_gives_what_numpy_gives(outputs: list[Node], keep_bytes: float, rules: bool) -> None:
-    assert_equal(outputs, Planned(outputs, keep_bytes, rules).run())
+@given(programs(), st.booleans(), st.booleans())
+def test_a_program_gives_what_numpy_gives(outputs: list[Node], again: bool, rules: bool) -> None:
+    assert_equal(outputs, Planned(outputs, again, rules).run())
 
 
 @settings(slow, max_examples=100)

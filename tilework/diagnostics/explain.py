@@ -7,7 +7,7 @@ time than preparing them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -22,9 +22,12 @@ from tilework.engine.local import budget as budgeting
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
 from tilework.optimize.blockfuncs import ReduceEnd, ScanEnd, ScanStart, ViewBlock
+from tilework.optimize.keeping import IfKept
+from tilework.optimize.lower import Lowered
+from tilework.optimize.weigh import array_bytes
 from tilework.plan.blocks import AxisChunks, Chunks, normalize_chunks
 from tilework.plan.graph import topological
-from tilework.plan.ops import Node, Source
+from tilework.plan.ops import ArrayNode, Node, Source
 from tilework.plan.stages import Assembled, BlockSegment, Leaf, Program, TileSegment
 
 MANY_TASKS = 10_000
@@ -38,6 +41,9 @@ GOOD_BLOCK = 64 * 2**20
 
 TASK_BYTES = 64 * 2**10
 """What starting a task costs, in the bytes that could be worked on in the meantime."""
+
+MATTERS = 0.01
+"""What is kept is mentioned if it takes more than this share of the budget."""
 
 REREAD = 1.05
 """Storage chunks that are read more often than this, on average, are worth a line of advice."""
@@ -74,6 +80,37 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedCost:
+    """Something that several stages need: it is kept for all of them, or each of them makes it.
+
+    Attributes
+    ----------
+    label
+        What users call it.
+    users
+        How many stages need it.
+    nbytes
+        What all of it weighs.
+    held_bytes
+        The most of it that keeping it holds, or would hold, at a time.
+    kept
+        Whether it is kept.
+    reason
+        Why.
+    """
+
+    label: str
+    users: int
+    nbytes: int
+    held_bytes: int
+    kept: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.label!r} for {self.users} stages: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Advice:
     """Something that could be chunked better: what it is about, what is wrong with it, what to write instead."""
 
@@ -107,6 +144,8 @@ class Explanation:
         The same without a budget. Where it is larger, workers wait for memory and blocks are spilled to disk.
     process_bytes
         What this process takes already, on top of which ``predicted_peak`` comes.
+    shared
+        What several stages need: whether it is kept for them or made again by each, and why.
     parallelism
         How many workers could be kept busy: all work divided by the work on the longest chain of tasks that need
         each other.
@@ -126,13 +165,21 @@ class Explanation:
     predicted_peak: int
     wanted_peak: int
     process_bytes: int
+    shared: tuple[SharedCost, ...]
     parallelism: float
     refusal: str | None
     advice: tuple[Advice, ...]
 
     @classmethod
-    def of(cls, plan: tuple[Node, ...], graph: TaskGraph, options: RunOptions) -> Explanation:
-        """Explain an optimized plan and the task graph made from it."""
+    def of(
+        cls,
+        plan: tuple[Node, ...],
+        lowered: Lowered,
+        graph: TaskGraph,
+        options: RunOptions,
+        again: Mapping[Node, IfKept],
+    ) -> Explanation:
+        """Explain an optimized plan, the stages and the task graph made from it, and what was made again for it."""
         need = budgeting.task_bytes(graph) - graph.resident_bytes
         stages = tuple(_stage_costs(graph, need))
         nodes = topological(plan)
@@ -153,6 +200,7 @@ class Explanation:
             predicted_peak=min(wanted, options.budget),
             wanted_peak=wanted,
             process_bytes=psutil.Process().memory_info().rss,
+            shared=tuple(_shared(lowered, graph, options.budget, again)),
             parallelism=_parallelism(graph, graph.out_bytes + graph.work_bytes + TASK_BYTES),
             refusal=refusal,
             advice=tuple(dict.fromkeys(_consistent(_advise(nodes, graph, stages, options)))),
@@ -200,6 +248,8 @@ class Explanation:
             ("written", format_bytes(self.write_bytes) if self.write_bytes else "nothing"),
             ("memory", memory),
             ("", f"on top of the {format_bytes(self.process_bytes)} that this process takes already"),
+            *_listed("kept", [one for one in self.shared if one.kept]),
+            *_listed("made again", [one for one in self.shared if not one.kept]),
             (
                 "parallelism",
                 f"{format_count(max(1, round(self.parallelism)))} tasks at a time; "
@@ -265,6 +315,12 @@ def _table(stages: Sequence[StageCost]) -> list[tuple[str, ...]]:
     return [tuple(row[k] for k in used) for row in rows]
 
 
+def _listed(name: str, shared: Sequence[SharedCost], most: int = 5) -> list[tuple[str, str]]:
+    lines = [str(one) for one in sorted(shared, key=lambda one: -one.held_bytes)]
+    lines = lines[:most] + ([f"{len(lines) - most} more"] if len(lines) > most else [])
+    return list(zip([name, *[""] * len(lines)], lines, strict=False))
+
+
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f", {len(names) - most} more" if len(names) > most else "")
 
@@ -287,6 +343,24 @@ def _stage_costs(graph: TaskGraph, need: np.ndarray) -> Iterator[StageCost]:
             round(stage.read_bytes * share),
             round(stage.write_bytes * share),
         )
+
+
+def _shared(lowered: Lowered, graph: TaskGraph, budget: int, again: Mapping[Node, IfKept]) -> Iterator[SharedCost]:
+    """What is needed by several stages, but for what is too small to matter."""
+    for one in lowered.shared:
+        held = budgeting.most_held(graph, one.stage)
+        if held >= MATTERS * budget:
+            large = "more than fits, but making it again would cost more than the way to disk and back"
+            reason = f"{format_bytes(held)} at a time, {'which fits' if held <= budget else large}"
+            yield SharedCost(one.node.label, one.users, int(array_bytes(one.node)), held, True, reason)
+    for node, kept in again.items():
+        if isinstance(node, ArrayNode) and lowered.repeated[node] > 1:
+            reason = (
+                f"keeping it, {format_bytes(kept.held)} at a time, would take {format_bytes(kept.peak)} in all, "
+                f"more than the budget of {format_bytes(budget)}"
+            )
+            users, size = lowered.repeated[node], int(array_bytes(node))
+            yield SharedCost(node.label, users, size, kept.held, False, reason)
 
 
 def _parallelism(graph: TaskGraph, work: np.ndarray) -> float:
@@ -335,7 +409,6 @@ def _advise(
         yield from _too_small(cost, work, names, room / options.workers)
     leaves = [operand for _, work in programs for operand in work.operands if isinstance(operand, Leaf)]
     yield from _misaligned(leaves, names)
-    yield from _read_again(leaves, names, options.budget)
 
 
 def _consistent(advice: Iterator[Advice]) -> Iterator[Advice]:
@@ -476,19 +549,3 @@ def _reads(leaf: Leaf, chunks: Chunks) -> float:
             last = (region.start + (bounds[1:] - 1) * region.step) // unit
             times *= float((last - first + 1).sum() / (last[-1] - first[0] + 1))
     return times
-
-
-def _read_again(leaves: Sequence[Leaf], names: dict[int, str], budget: int) -> Iterator[Advice]:
-    by_source: dict[tuple[str, str], list[Leaf]] = {}
-    for leaf in leaves:
-        if not leaf.source.free:
-            by_source.setdefault((leaf.source.token, repr(leaf.region)), []).append(leaf)
-    for same in by_source.values():
-        if len(same) > 1:
-            size = same[0].source.dtype.itemsize * prod(axis.total for axis in same[0].chunks)
-            yield Advice(
-                repr(names.get(id(same[0].source), "array")),
-                f"read {len(same)} times, since its {format_bytes(size)} are too much to keep in "
-                f"{format_bytes(budget)}",
-                f'compute with memory="{format_bytes(2 * size)}" or more to read it once',
-            )

@@ -8,8 +8,8 @@ along which axes of those groups (a *map*: for each axis of the node the group's
 - A node that one group wants, along one map, without repeating its blocks, joins that group: the chain is fused.
 - A node that several groups want along the same map joins them all into one group, if no group needs another's
   result: the input is read once and every result is made in one pass (sum, mean and std of one array).
-- A source that costs nothing to read joins every group that wants it. So does what would take too much memory to keep
-  for them, if it is a dear source or elementwise operations on such: it is read and computed again.
+- A source that costs nothing to read joins every group that wants it. So does what is to be made again
+  (:mod:`tilework.optimize.keeping` chooses it): each of them reads and computes it for itself.
 - Any other node becomes the goal of a group of its own: its blocks are made once and kept until all users had them.
 
 A group ends in *goals*: a value that others need, the first step of a reduction or a scan, a store. What needs blocks
@@ -19,7 +19,7 @@ other groups make.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -97,6 +97,8 @@ class Grouping:
         self.phase = phase  # as :func:`phases` gives it
         self.visited: set[Node] = set()  # nodes that have their groups; all others are nearer to the leaves
         self.home: dict[Goal, Group] = {}  # every goal → the one group that makes it
+        self.shared: dict[ArrayNode, int] = {}  # nodes whose finished blocks are kept for several users → how many
+        self.repeated: dict[Node, int] = {}  # nodes that were to be made again → how many groups make them
 
     @property
     def groups(self) -> list[Group]:
@@ -129,7 +131,7 @@ Use: TypeAlias = tuple[Group | None, AxesMap]
 """Who wants a node, along which map. Without a group: its finished blocks are wanted, in another arrangement."""
 
 
-def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> Grouping:
+def group(nodes: Sequence[Node], outputs: Sequence[Node], again: Collection[Node] = ()) -> Grouping:
     """Cut a plan into groups.
 
     Parameters
@@ -138,9 +140,8 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
         Every node of the plan, inputs before users.
     outputs
         Those whose values are wanted.
-    keep_bytes
-        What several groups need is kept in memory for them, but for sources, and elementwise operations on them, of
-        more bytes than this: each group reads and computes those again.
+    again
+        Nodes that every group which needs them makes for itself, as far as no block is made twice by one group.
     """
     grouping = Grouping(phases(nodes))
     others = [node for node in nodes if not isinstance(node, Call)]
@@ -148,7 +149,6 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
         return grouping
     uses: dict[Node, list[Use]] = {node: [] for node in nodes}
     wanted = set(outputs)
-    again = _made_again(others, keep_bytes)
     for node in reversed(others):  # a call takes arrays as Whole, so that calls themselves want no blocks
         if isinstance(node, Store):
             made = grouping.add(Goal("store", node))
@@ -163,42 +163,36 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], keep_bytes: float) -> 
                 _want_inputs(node, target, axes, uses)
             _first_step(node, uses, grouping)
         grouping.visited.add(node)
+    groups = grouping.groups
+    grouping.repeated = {node: sum(node in g.members for g in groups) for node in again}
     return grouping
 
 
-def _made_again(nodes: Sequence[Node], keep_bytes: float) -> set[Node]:
-    """Nodes that are too large to be kept for several groups, and cheap to make once more."""
-    again: set[Node] = set()
-    for node in nodes:
-        if not isinstance(node, Source) and not (isinstance(node, Blockwise) and node.elementwise):
-            continue
-        inputs = node.inputs if isinstance(node, Blockwise) else ()
-        if _bytes(node) > keep_bytes and all(i in again or _bytes(i) <= keep_bytes for i in inputs):
-            again.add(node)
-    return again
-
-
 def _place(
-    node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping, again: set[Node]
+    node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping, again: Collection[Node]
 ) -> list[tuple[Group, AxesMap]]:
     """The groups that compute ``node`` inside, with its map in each."""
     want = _alive(uses[node], grouping)
     inside = [(g, axes) for g, axes in want if g is not None]
     external = len(inside) < len(want)
-    free = isinstance(node, Source) and node.source.free
-    if inside and not external and not isinstance(node, Points | Reshape):
+    once = all(_once(node, use) for use in inside)
+    repeated = isinstance(node, Source) and node.source.free
+    if inside and not isinstance(node, Points | Reshape):
         groups = [g for g, _ in inside]
-        once = all(_once(node, use) for use in inside)
-        if once and len(inside) == 1:
+        if not external and once and len(inside) == 1:
             return inside
-        if once and len({axes for _, axes in inside}) == 1 and _can_join(groups, grouping):
+        if not external and once and len({axes for _, axes in inside}) == 1 and _can_join(groups, grouping):
             grouping.join(groups[0], groups[1:])
             return [inside[0]]
         several_maps = len(set(groups)) < len(groups)  # only a source is read along several maps in one group
-        if free or (once and node in again and (isinstance(node, Source) or not several_maps)):
+        repeated |= once and node in again and (isinstance(node, Source) or not several_maps)
+        if repeated and not external:
             return _joined(inside, grouping) if once else inside
     made = grouping.add(Goal("value", node))
-    return [(made, made.goals[0].axes), *(inside if free else [])]
+    users = len(inside) + sum(target is None for target, _ in uses[node])
+    if users > 1 and not repeated:
+        grouping.shared[node] = users
+    return [(made, made.goals[0].axes), *(inside if repeated else [])]
 
 
 def _joined(inside: Sequence[tuple[Group, AxesMap]], grouping: Grouping) -> list[tuple[Group, AxesMap]]:
@@ -231,13 +225,6 @@ def _once(node: ArrayNode, use: tuple[Group, AxesMap]) -> bool:
     target, axes = use
     covered = {axis for axis, n in zip(axes, node.grid, strict=True) if n > 1}
     return all(len(c) == 1 or axis in covered for axis, c in enumerate(target.domain))
-
-
-def _bytes(node: ArrayNode) -> float:
-    size = float(node.dtype.itemsize)
-    for n in node.shape:
-        size *= n
-    return size
 
 
 def _can_join(groups: Sequence[Group], grouping: Grouping) -> bool:

@@ -7,9 +7,8 @@ last step in its user's group. Delayed calls become Calls stages: one for all ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +21,7 @@ from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.graph import topological
-from tilework.plan.ops import BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
+from tilework.plan.ops import ArrayNode, BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
 from tilework.plan.stages import (
     AxisMap,
     Block,
@@ -49,12 +48,25 @@ class Lowered:
     stores: list[int]
     """Numbers of the stages that write to sinks: they must run although nobody needs their blocks."""
     resident_bytes: int
+    shared: list[Shared]
+    """What is kept for several users."""
+    repeated: dict[Node, int]
+    """What was to be made again, and how many stages make it."""
 
 
-def lower(outputs: Sequence[Node], keep_bytes: float = inf) -> Lowered:
-    """Lower an optimized plan; ``keep_bytes`` as in :func:`tilework.optimize.group.group`."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A node whose finished blocks, made by stage number ``stage``, are kept until each of its ``users`` had them."""
+
+    node: ArrayNode
+    users: int
+    stage: int
+
+
+def lower(outputs: Sequence[Node], again: Collection[Node] = ()) -> Lowered:
+    """Lower an optimized plan; nodes in ``again`` are made by every stage that needs them."""
     nodes = topological(outputs)
-    return _Lowering(nodes, outputs, group(nodes, outputs, keep_bytes)).run()
+    return _Lowering(nodes, outputs, group(nodes, outputs, again)).run()
 
 
 class _Lowering:
@@ -84,7 +96,9 @@ class _Lowering:
         stores = [self.goals[Goal("store", node)][0] for node in self.others if isinstance(node, Store)]
         sinks = {id(node.sink): node.sink for node in self.others if isinstance(node, Store)}
         resident = sum(sink.resident_bytes for sink in sinks.values())
-        return Lowered(self.stages, [self._output(node) for node in self.outputs], sorted(set(stores)), resident)
+        shared = [Shared(node, users, self.blocks_of(node)[0]) for node, users in self.grouping.shared.items()]
+        values = [self._output(node) for node in self.outputs]
+        return Lowered(self.stages, values, sorted(set(stores)), resident, shared, self.grouping.repeated)
 
     def _output(self, node: Node) -> tuple[int, int] | None:
         if isinstance(node, Store):

@@ -5,6 +5,8 @@ Both are array arithmetic over the whole graph, since graphs have millions of ta
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tilework.base.errors import MemoryBudgetError
@@ -59,7 +61,21 @@ def describe(graph: TaskGraph, task: int) -> str:
 
 
 def predict_peak(graph: TaskGraph, workers: int) -> int:
-    """Bytes held and reserved at the worst moment, if tasks run by rank and ``workers`` of them at a time.
+    """Bytes held and reserved at the worst moment: see :func:`worst_moment`."""
+    return worst_moment(graph, workers).bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment of a run, as predicted."""
+
+    bytes: int
+    held: np.ndarray
+    """What the blocks of each stage weigh that are held then."""
+
+
+def worst_moment(graph: TaskGraph, workers: int) -> Moment:
+    """What is held and reserved at the worst moment, if tasks run by rank and ``workers`` of them at a time.
 
     When the task of rank ``r`` starts, a block is held if its task comes earlier and its last user does not (results
     are held to the end): a running sum of what ranks before ``r`` have made, minus what they have freed. On top comes
@@ -73,23 +89,41 @@ def predict_peak(graph: TaskGraph, workers: int) -> int:
     """
     n = graph.n_tasks
     if not n:
-        return graph.resident_bytes
-    rank, order = graph.rank.astype(np.int64), graph.order
-    last = rank.copy()  # the rank after which a block is dropped
-    np.maximum.at(last, graph.deps, np.repeat(rank, np.diff(graph.indptr)))
-    last[graph.outputs] = n
+        return Moment(graph.resident_bytes, np.zeros(len(graph.stages), np.int64))
+    rank, last, order = graph.rank.astype(np.int64), _last_needed(graph), graph.order
     out = graph.out_bytes[order]
     freed = np.zeros(n + 1, np.int64)
     np.add.at(freed, last, graph.out_bytes)
     held = np.cumsum(out) - out - (np.cumsum(freed[:n]) - freed[:n])
     need = out + graph.work_bytes[order]
-    if workers == 1:
-        return int((held + need).max()) + graph.resident_bytes
+    total = held + need
+    if workers > 1:
+        private = np.flatnonzero((last > rank) & (last <= rank + NEAR) & (last < n))
+        footprint = need.copy()
+        np.add.at(footprint, last[private], graph.out_bytes[private])
+        total += _others(footprint, workers)
+    worst = int(total.argmax())
+    weights = np.where((rank < worst) & (last >= worst), graph.out_bytes, 0)
+    return Moment(int(total[worst]) + graph.resident_bytes, np.diff(np.append(0, np.cumsum(weights))[graph.offsets]))
 
-    private = np.flatnonzero((last > rank) & (last <= rank + NEAR) & (last < n))
-    footprint = need.copy()
-    np.add.at(footprint, last[private], graph.out_bytes[private])
-    return int((held + need + _others(footprint, workers)).max()) + graph.resident_bytes
+
+def most_held(graph: TaskGraph, stage: int) -> int:
+    """The most bytes of one stage's blocks that are held at the same time, if tasks run by rank."""
+    a, b = int(graph.offsets[stage]), int(graph.offsets[stage + 1])
+    if a == b:
+        return 0
+    moments = np.concatenate([graph.rank[a:b], _last_needed(graph)[a:b] + 1])  # a block is there for its last user
+    change = np.concatenate([graph.out_bytes[a:b], -graph.out_bytes[a:b]])
+    return int(np.cumsum(change[np.argsort(moments, kind="stable")]).max())
+
+
+def _last_needed(graph: TaskGraph) -> np.ndarray:
+    """For each task the rank after which its block is dropped; that of no task for results."""
+    rank = graph.rank.astype(np.int64)
+    last = rank.copy()
+    np.maximum.at(last, graph.deps, np.repeat(rank, np.diff(graph.indptr)))
+    last[graph.outputs] = graph.n_tasks
+    return last
 
 
 def _others(footprint: np.ndarray, workers: int) -> np.ndarray:
