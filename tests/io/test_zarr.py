@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import uuid
 from collections.abc import Callable
 from math import nan
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import numcodecs
 import numpy as np
+import obstore.store
 import pytest
 import zarr
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.cached import SimpleCacheFileSystem
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ShardingCodec, TransposeCodec, ZstdCodec
 
 from tilework.base.errors import ChunkError, StorageError, UnknownChunksError
@@ -45,6 +49,19 @@ DIRECT: dict[str, dict[str, Any]] = {
     },
     "missing chunks": {"fill_value": nan},
     "no fill value": {"zarr_format": 2, "fill_value": None},
+    "in memory": {"store": "memory"},
+    "in memory, shards": {"store": "memory", "shards": (14, 12)},
+    "in memory, index first": {
+        "store": "memory",
+        "chunks": (14, 12),
+        "serializer": ShardingCodec(chunk_shape=(7, 6), index_location="start"),
+        "compressors": None,
+    },
+    "in memory, missing chunks": {"store": "memory", "fill_value": nan},
+    "fsspec": {"store": "fsspec", "shards": (14, 12)},
+    "fsspec, cached": {"store": "fsspec, cached"},
+    "obstore": {"store": "obstore", "shards": (14, 12)},
+    "obstore, local": {"store": "obstore, local", "zarr_format": 2},
 }
 OTHER: dict[str, dict[str, Any]] = {
     "format 2, Fortran order": {"zarr_format": 2, "order": "F"},
@@ -57,16 +74,25 @@ OTHER: dict[str, dict[str, Any]] = {
         "serializer": ShardingCodec(chunk_shape=(7, 6), index_codecs=[BytesCodec()]),
         "compressors": None,
     },
-    "in memory": {"store": "memory"},
 }
 CASES = DIRECT | OTHER
-SPARSE = ("missing chunks", "no fill value")
+SPARSE = ("missing chunks", "no fill value", "in memory, missing chunks")
+STORES: dict[str, Callable[[Path], Any]] = {
+    "memory": lambda root: zarr.storage.MemoryStore(),
+    "fsspec": lambda root: zarr.storage.FsspecStore.from_url(f"memory://{uuid.uuid4()}"),
+    "fsspec, cached": lambda root: zarr.storage.FsspecStore(
+        AsyncFileSystemWrapper(SimpleCacheFileSystem(target_protocol="memory"), asynchronous=True),
+        path=f"/{uuid.uuid4()}",
+    ),
+    "obstore": lambda root: zarr.storage.ObjectStore(obstore.store.MemoryStore()),
+    "obstore, local": lambda root: zarr.storage.ObjectStore(obstore.store.LocalStore(root)),
+}
 
 
 def make_array(case: str, root: Path) -> Any:
     options = {"shape": X.shape, "chunks": (7, 6), "dtype": "f4", "store": root / "x"} | CASES[case]
-    if options["store"] == "memory":
-        options["store"] = zarr.storage.MemoryStore()
+    if options["store"] in STORES:
+        options["store"] = STORES[options["store"]](root)
     array = zarr.create_array(**options)
     if case in SPARSE:
         array[:7, :12] = X[:7, :12]
@@ -130,7 +156,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 class TestSource:
     def test_storage_chunks(self, tmp_path: Path) -> None:
         assert ZarrSource(make_array("zstd", tmp_path / "a")).storage_chunks == (7, 6)
-        assert ZarrSource(make_array("shards", tmp_path / "b")).storage_chunks == (14, 12)
+        assert ZarrSource(make_array("shards", tmp_path / "b")).storage_chunks == (7, 6)
 
     def test_arrays_at_one_place_are_one(self, tmp_path: Path) -> None:
         make_array("zstd", tmp_path)
@@ -174,7 +200,7 @@ class TestSource:
         with zarr.storage.ZipStore(tmp_path / "x.zip", mode="w") as store:
             array = zarr.create_array(store, data=X)
             np.testing.assert_array_equal(whole(ZarrSource(array)), X)
-        with pytest.raises(StorageError, match=r"zarr array .*x.zip.* failed"):
+        with pytest.raises(StorageError, match=r"zarr array .*x.zip has been moved or deleted"):
             whole(ZarrSource(array))
 
     @pytest.mark.parametrize("fill_value", [0, 3, nan])
@@ -183,7 +209,7 @@ class TestSource:
         array = zarr.create_array(store, shape=(4, 4), dtype="f4", fill_value=fill_value)
         np.testing.assert_array_equal(whole(ZarrSource(array)), np.full((4, 4), fill_value, "f4"))
         store._store_dict.clear()
-        with pytest.raises(StorageError, match="opening zarr array"):
+        with pytest.raises(StorageError, match="has been moved or deleted"):
             whole(ZarrSource(array))
 
     def test_parts_of_chunks_do_not_keep_the_chunk(self, tmp_path: Path) -> None:

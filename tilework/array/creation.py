@@ -97,7 +97,7 @@ def from_array(
     stored = getattr(x, "chunks", None)
     previous = stored if isinstance(stored, tuple) and len(stored) == len(x.shape) else None
     sizes = normalize(chunks, x.shape, x.dtype, previous)
-    return Array(build.source(memory.ArraySource(x, name, lock), sizes))
+    return Array(build.stored(memory.ArraySource(x, name, lock), sizes))
 
 
 def _refuse_foreign(x: Any) -> None:

@@ -70,7 +70,7 @@ def from_zarr(
     array = open_zarr_array(url, component, storage_options)
     source = ZarrSource(array, name)
     wanted = tuple(array.chunks) if chunks is None else chunks
-    return Array(build.source(source, normalize(wanted, source.shape, source.dtype, source.storage_chunks), "zarr"))
+    return Array(build.stored(source, normalize(wanted, source.shape, source.dtype, storage_chunks(array)), "zarr"))
 
 
 def from_delayed(

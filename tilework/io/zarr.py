@@ -16,10 +16,8 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from io import FileIO
-from math import prod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,9 @@ import numpy as np
 
 from tilework.base.errors import ChunkError, StorageError, TileworkError, UnknownChunksError
 from tilework.base.tokens import identity_token, tokenize, unique_token
-from tilework.io.regions import assemble, detached, format_region
-from tilework.plan.blocks import Chunks, split_sizes
+from tilework.io.regions import format_region
+from tilework.io.zarr_direct import DirectReader
+from tilework.plan.blocks import Chunks
 from tilework.plan.protocols import Region
 
 
@@ -77,9 +76,9 @@ class ZarrSource:
         self._array = array
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
-        self.storage_chunks: tuple[int, ...] | None = storage_chunks(array)
-        self._direct = _Direct.of(array)
+        self.storage_chunks: tuple[int, ...] | None = tuple(int(n) for n in array.chunks)
         where = _directory(array)
+        self._direct = DirectReader.of(array, where)
         place = str(where) if where is not None else (identity_token(array.store), array.path)
         self.token = tokenize("zarr", name or place, self.shape, self.dtype, self.storage_chunks)
 
@@ -120,152 +119,6 @@ def _directory(array: Any) -> Path | None:
 def _failure(doing: str, array: Any, region: Region | None, error: Exception) -> StorageError:
     where = format_region(region) if region else ""
     return StorageError(f"{doing} zarr array {array.store_path}{where} failed: {type(error).__name__}: {error}")
-
-
-Decoder = Callable[[bytes], Any]
-
-
-class _Direct:
-    """Reads chunks of a local Zarr array in the calling thread.
-
-    For arrays of plain numbers in native byte order and C order, without filters, whose compressors ``numcodecs`` has
-    as such (all of format 2; blosc, gzip and zstd of format 3), in chunks or in shards with the usual index. These are
-    the formats as their specifications fix them; :meth:`of` declines whatever it does not know.
-    """
-
-    def __init__(self, array: Any, directory: Path, decoders: tuple[Decoder, ...], shard: Any) -> None:
-        self._directory = directory
-        self._key = array.metadata.encode_chunk_key
-        self._metadata_file = directory / ("zarr.json" if array.metadata.zarr_format == 3 else ".zarray")
-        self._decoders = decoders
-        self._dtype: np.dtype[Any] = np.dtype(array.dtype)
-        self._unit: tuple[int, ...] = tuple(array.chunks)
-        self._chunks: Chunks = tuple(split_sizes(n, size) for n, size in zip(array.shape, self._unit, strict=True))
-        fill = array.fill_value
-        self._fill = self._dtype.type(0) if fill is None else fill
-        self._shard = shard
-        if shard is not None:
-            self._per_shard = tuple(a // b for a, b in zip(array.shards, array.chunks, strict=True))
-            self._index_at_end = shard.index_location.value == "end"
-
-    @classmethod
-    def of(cls, array: Any) -> _Direct | None:
-        directory, dtype = _directory(array), np.dtype(array.dtype)
-        if directory is None or dtype.kind not in "biufcmM" or not dtype.isnative or array.filters:
-            return None
-        decoders, shard = _decoders(array), None
-        if decoders is None:
-            return None
-        if array.metadata.zarr_format == 2:
-            return cls(array, directory, decoders, None) if array.order == "C" or len(array.shape) < 2 else None
-        codecs = _zarr().codecs
-        if array.shards is not None:
-            (shard,) = array.metadata.codecs
-            if tuple(type(codec) for codec in shard.index_codecs) != (codecs.BytesCodec, codecs.Crc32cCodec):
-                return None
-        serializer = array.serializer
-        native = type(serializer) is codecs.BytesCodec and (
-            dtype.itemsize == 1 or (serializer.endian is not None and serializer.endian.value == sys.byteorder)
-        )
-        return cls(array, directory, decoders, shard) if native else None
-
-    def read(self, region: Region) -> np.ndarray:
-        with ExitStack() as opened:
-            shards: dict[tuple[int, ...], tuple[FileIO, np.ndarray] | None] = {}
-
-            def block(index: tuple[int, ...]) -> np.ndarray:
-                return self._chunk(index) if self._shard is None else self._inner_chunk(index, shards, opened)
-
-            return detached(assemble(region, self._chunks, self._dtype, block))
-
-    def _chunk(self, index: tuple[int, ...]) -> np.ndarray:
-        path = self._directory / self._key(index)
-        try:
-            with FileIO(path) as file:
-                data = file.readall()
-        except FileNotFoundError:
-            return self._missing()
-        except OSError as error:
-            raise StorageError(f"reading zarr chunk {path} failed: {error}") from error
-        return self._decode(data, path)
-
-    def _inner_chunk(
-        self,
-        index: tuple[int, ...],
-        shards: dict[tuple[int, ...], tuple[FileIO, np.ndarray] | None],
-        opened: ExitStack,
-    ) -> np.ndarray:
-        shard = tuple(k // n for k, n in zip(index, self._per_shard, strict=True))
-        path = self._directory / self._key(shard)
-        if shard not in shards:
-            try:
-                file = opened.enter_context(FileIO(path))
-            except FileNotFoundError:
-                shards[shard] = None
-            except OSError as error:
-                raise StorageError(f"reading zarr shard {path} failed: {error}") from error
-            else:
-                shards[shard] = file, self._shard_index(file, path)
-        found = shards[shard]
-        if found is None:
-            return self._missing()
-        file, entries = found
-        offset, size = entries[tuple(k % n for k, n in zip(index, self._per_shard, strict=True))].tolist()
-        if (offset, size) == _ABSENT:
-            return self._missing()
-        file.seek(offset)
-        return self._decode(file.read(size), path)
-
-    def _shard_index(self, file: FileIO, path: Path) -> np.ndarray:
-        """Offset and size of each inner chunk of a shard, as 64-bit integers, followed by their checksum."""
-        size = 16 * prod(self._per_shard)
-        file.seek(max(0, os.fstat(file.fileno()).st_size - size - 4) if self._index_at_end else 0)
-        data = file.read(size + 4)
-        if len(data) != size + 4 or _crc32c(data[:size]) != int.from_bytes(data[size:], "little"):
-            raise StorageError(f"zarr shard {path} is corrupt: its index does not match its checksum")
-        return np.frombuffer(data, "<u8", size // 8).reshape(*self._per_shard, 2)
-
-    def _decode(self, data: bytes, path: Path) -> np.ndarray:
-        try:
-            raw: Any = data
-            for decode in self._decoders:
-                raw = decode(raw)
-            return np.frombuffer(raw, self._dtype).reshape(self._unit)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise StorageError(f"zarr chunk {path} is corrupt: {type(error).__name__}: {error}") from error
-
-    def _missing(self) -> np.ndarray:
-        """A chunk that was never written holds the fill value; unless the array itself has gone."""
-        if not self._metadata_file.exists():
-            raise StorageError(f"zarr array {self._directory} has been moved or deleted since it was opened")
-        return np.broadcast_to(np.asarray(self._fill, self._dtype), self._unit)
-
-
-_ABSENT = (2**64 - 1, 2**64 - 1)
-
-
-def _crc32c(data: bytes) -> int:
-    import google_crc32c
-
-    return int(google_crc32c.value(data))
-
-
-def _decoders(array: Any) -> tuple[Decoder, ...] | None:
-    """What undoes the compressors, last one first, or None if one of them is unknown."""
-    import numcodecs  # type: ignore[import-untyped]  # zarr brings it
-
-    known = {"blosc": numcodecs.Blosc, "gzip": numcodecs.GZip, "zstd": numcodecs.Zstd}
-    found = []
-    for codec in reversed(array.compressors):
-        if isinstance(codec, numcodecs.abc.Codec):
-            found.append(codec.decode)
-        elif (name := codec.to_dict()["name"]) in known:
-            found.append(known[name]().decode)
-        else:
-            return None
-    return tuple(found)
 
 
 def open_zarr_array(

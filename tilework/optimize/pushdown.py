@@ -2,7 +2,8 @@
 
 A slice over a node that others use as well stays where it is: pushing it would read or compute the shared part twice.
 Two exceptions: sources that cost nothing to read, and nodes all of whose users are slices that together select no
-more than the node holds (then every push saves work).
+more than the node holds (then every push saves work). Of what lies in storage whole units count, as they are decoded:
+a hundred days of one stored chunk are a hundred slices of one read.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from math import prod
 
+import numpy as np
+
 from tilework.optimize.pattern import Rule, move_down
 from tilework.plan import build
-from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import (
     ArrayNode,
     Blockwise,
@@ -138,27 +140,17 @@ def _through_rechunk(user: Slice, below: Rechunk) -> ArrayNode | None:
 
 
 def _rechunk_source(user: Rechunk, below: Source) -> ArrayNode | None:
-    """Read in the wanted blocks at once, if no stored chunk is then read by two of them."""
-    if not below.source.free and not _aligned(user.chunks, below):
-        return None
-    return build.source_region(below.source, below.region, below.drop, user.chunks, below.label)
+    """Read in the wanted blocks at once, or in the blocks nearest to them in which no stored chunk is read twice."""
+    new = build.read_whole(below, user.chunks)
+    return None if isinstance(new, Rechunk) and new.inputs[0].chunks == below.chunks else new
 
 
 def _rechunk_rechunk(user: Rechunk, below: Rechunk) -> ArrayNode | None:
     return build.rechunk(below.inputs[0], user.chunks)
 
 
-def _aligned(chunks: Sequence[AxisChunks], below: Source) -> bool:
-    if below.source.storage_chunks is None:
-        return True
-    kept = [axis for axis in range(len(below.region)) if axis not in below.drop]
-    for axis, want in zip(kept, chunks, strict=True):
-        region, unit = below.region[axis], below.source.storage_chunks[axis]
-        cuts = region.start + want.bounds[1:-1] * region.step
-        if (cuts % unit).any():
-            return False
-    return True
-
+KEPT = 128 << 20
+"""Bytes of storage that several slices need are read once, and kept for them, if they are no more than this."""
 
 RULES: tuple[Rule, ...] = (
     Rule("slice into source", Slice, Source, _into_source),
@@ -174,14 +166,54 @@ RULES: tuple[Rule, ...] = (
 
 def push_down(outputs: Sequence[Node]) -> tuple[Node, ...]:
     """Apply :data:`RULES` as far down as they go. Equal tokens must be one node."""
-    return move_down(outputs, RULES, _worthwhile)
+    return move_down(outputs, RULES, _Worth())
 
 
-def _worthwhile(user: ArrayNode, below: ArrayNode, users: Collection[Node]) -> bool:
+class _Worth:
     """Whether moving ``user`` past ``below`` duplicates no work."""
-    if len(users) <= 1:
-        return True
-    if isinstance(below, Source) and below.source.free:
-        return True
-    wanted = [prod(other.shape) for other in users if isinstance(other, Slice) and other is not below]
-    return len(wanted) == len(users) and bool(sum(wanted) <= prod(below.shape))
+
+    def __init__(self) -> None:
+        self._apart: dict[tuple[str, int], bool] = {}  # by read, and number of its users, which only grows
+
+    def __call__(self, user: ArrayNode, below: ArrayNode, users: Collection[Node]) -> bool:
+        if len(users) <= 1:
+            return True
+        if isinstance(below, Source) and below.source.free:
+            return True
+        slices = [other for other in users if isinstance(other, Slice) and other is not below]
+        if len(slices) < len(users):
+            return False
+        key = below.token, len(users)
+        if key not in self._apart:
+            if isinstance(below, Source) and below.source.storage_chunks is not None:
+                self._apart[key] = _read_apart(slices, below, below.source.storage_chunks)
+            else:
+                self._apart[key] = bool(sum(prod(other.shape) for other in slices) <= prod(below.shape))
+        return self._apart[key]
+
+
+def _read_apart(slices: Sequence[Slice], below: Source, unit: Sequence[int]) -> bool:
+    """Whether slices of a read may become reads of their own: then what two of them touch is read for each of them.
+
+    They may not if that is little, and is kept in memory instead, or if all is read twice or more on average.
+    """
+    kept = [axis for axis in range(len(below.region)) if axis not in below.drop]
+    have, unit = [below.region[axis] for axis in kept], [unit[axis] for axis in kept]
+    touched = np.zeros([max(0, (s.stop - 1) // n - s.start // n + 1) for s, n in zip(have, unit, strict=True)], bool)
+    reads = 0
+    for user in slices:
+        box = tuple(map(_touched, user.index, have, unit))
+        touched[box] = True
+        reads += prod(s.stop - s.start for s in box)
+    once = int(np.count_nonzero(touched))
+    again = (reads - once) * prod(unit) * below.dtype.itemsize
+    return reads < 2 * once and (again == 0 or again > KEPT)
+
+
+def _touched(entry: int | slice, have: slice, unit: int) -> slice:
+    """The units, from the first that ``have`` touches, that an entry of a slice of it touches."""
+    chosen = range(have.start, have.stop, have.step)[entry]
+    if not isinstance(chosen, int) and not chosen:
+        return slice(0, 0)
+    first, last = (chosen, chosen) if isinstance(chosen, int) else sorted((chosen[0], chosen[-1]))
+    return slice(first // unit - have.start // unit, last // unit - have.start // unit + 1)

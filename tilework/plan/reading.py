@@ -41,7 +41,7 @@ def reading_blocks(wanted: Chunks, index: Sequence[slice], unit: Sequence[int]) 
     >>> reading_blocks((AxisChunks((25, 25)),), [slice(0, 50, 1)], [10])
     ((20, 20, 10),)
     >>> reading_blocks((AxisChunks((3, 3)), AxisChunks((8,))), [slice(2, 8, 1), slice(0, 8, 1)], [4, 2])
-    ((2, 4), (4, 4))
+    ((2, 4), (6, 2))
     """
     if in_whole_units(wanted, index, unit):
         return wanted

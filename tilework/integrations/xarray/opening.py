@@ -20,8 +20,8 @@ from xarray.core import indexing
 
 from tilework.array.elementwise import cast
 from tilework.io.zarr import ZarrSource, is_zarr_array
-from tilework.plan import blocks, build
-from tilework.plan.blocks import AxisChunks, Chunks
+from tilework.plan import build
+from tilework.plan.blocks import Chunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 
 
@@ -48,24 +48,14 @@ def _stored(data: Any, chunks: Chunks) -> ArrayNode | None:
     if not all(isinstance(entry, slice | int | np.integer) for entry in data.key.tuple):
         return None
     source = ZarrSource(array)
-    index = [
-        slice(*entry.indices(n)) if isinstance(entry, slice) else int(entry)
+    entries = [
+        slice(*entry.indices(n)) if isinstance(entry, slice) else slice(int(entry), int(entry) + 1, 1)
         for entry, n in zip(data.key.tuple, source.shape, strict=True)
     ]
-    if any(entry == slice(0, 0, 1) or (isinstance(entry, slice) and entry.step < 0) for entry in index):
+    if any(entry.start >= entry.stop for entry in entries):  # nothing, or backwards
         return None
-    kept = iter(chunks)
-    wanted = [next(kept) if isinstance(entry, slice) else AxisChunks((1,)) for entry in index]
-    unit = source.storage_chunks or source.shape
-    read = tuple(map(_reading, wanted, index, source.shape, unit))
-    return build.rechunk(build.slice_(build.source(source, read, "zarr"), index), chunks)
-
-
-def _reading(wanted: AxisChunks, index: slice | int, n: int, unit: int) -> AxisChunks:
-    """Blocks in which an axis is read: those that are wanted if they are whole storage chunks, else groups of these."""
-    if index == slice(0, n, 1) and not (wanted.bounds[1:-1] % unit).any():
-        return wanted
-    return blocks.split_sizes(n, max(1, wanted.largest // unit) * unit)
+    drop = tuple(axis for axis, entry in enumerate(data.key.tuple) if not isinstance(entry, slice))
+    return build.stored(source, chunks, "zarr", tuple(entries), drop)
 
 
 # ---------------------------------------------------------------- decoders
