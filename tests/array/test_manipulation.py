@@ -299,6 +299,15 @@ def test_diag_and_triangles_of_vectors():
         ta.diagonal(x)
 
 
+def test_an_axis_of_length_one_may_have_empty_blocks():
+    a = np.arange(3).reshape(1, 3)
+    x = ta.from_array(a, chunks=((0, 1, 0), (3,)))
+    assert_eq(x.reshape(3), a.reshape(3))
+    assert_eq(x.squeeze(0), a.squeeze(0))
+    assert_eq(ta.broadcast_to(x, (4, 3)), np.broadcast_to(a, (4, 3)))
+    assert_eq(x + np.ones((2, 3)), a + np.ones((2, 3)))
+
+
 # ---------------------------------------------------------------- turning and repeating
 
 

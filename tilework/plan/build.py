@@ -134,10 +134,14 @@ def rearrange(
     if tuple(axes) == tuple(range(x.ndim)) and not new:
         return x
     ndim = len(axes)
+    place = {j: k for k, j in enumerate(axes)}
+    single = [x.shape[j] == 1 and (j not in place or place[j] in new) for j in range(x.ndim)]
+    joined = (ONE if one else have for one, have in zip(single, x.chunks, strict=True))  # no empty blocks beside it
+    x = rechunk(x, tuple(joined))
     labels, extra = [], ndim
     for j in range(x.ndim):
-        if j in axes:
-            labels.append(list(axes).index(j))
+        if j in place:
+            labels.append(place[j])
         elif x.shape[j] == 1:
             labels.append(extra)
             extra += 1
