@@ -30,9 +30,13 @@ from tilework.io.memory import BlockSink, BlockSource, MemorySink
 from tilework.optimize import keeping
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize as optimize_plan
+from tilework.optimize.scatter import in_passes
 from tilework.plan import build
 from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, Call, Node, Store
+
+HOLD_SHARE = 0.5
+"""A rechunk or take may hold up to this share of the budget at one time; beyond, it goes through scratch space."""
 
 
 @runtime_checkable
@@ -110,19 +114,20 @@ def prepare(outputs: Sequence[Node], settings: config.Settings, optimize_graph: 
     budget = config.resolve_memory(settings)
     plan = optimize_plan(outputs) if optimize_graph else tuple(outputs)
     engine, workers = _engine(settings)
-    lowered, graph, again = _lower(plan, workers, budget)
+    divided = in_passes(plan, HOLD_SHARE * budget / (2 * workers))
+    lowered, graph, again = _lower(divided, workers, budget, settings.spill_directory)
     options = RunOptions(workers, budget, settings.retries, settings.spill_directory)
     return Prepared(plan, lowered, graph, engine, options, again)
 
 
 def _lower(
-    plan: tuple[Node, ...], workers: int, budget: int
+    plan: tuple[Node, ...], workers: int, budget: int, scratch_directory: str | None
 ) -> tuple[Lowered, taskgraph.TaskGraph, dict[Node, keeping.IfKept]]:
     """Stages and tasks that keep what several users need as far as it fits: see ``optimize/keeping.py``."""
     chosen: dict[Node, keeping.IfKept] = {}
     again: set[Node] = set()
     while True:
-        lowered = lower(plan, again)
+        lowered = lower(plan, again, HOLD_SHARE * budget, scratch_directory)
         wanted = [place for place in lowered.outputs if place is not None]
         graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
         if not keeping.worth_a_trial(lowered.shared, budget):

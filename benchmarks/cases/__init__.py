@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.case import Case
-from benchmarks.cases import arrays, calls, plans, storage
+from benchmarks.cases import arrays, calls, grouping, moving, plans, storage
 
 
 def all_cases() -> dict[str, Case]:
     """Every case by name, in the order of the results."""
-    return {case.name: case for module in (calls, plans, arrays, storage) for case in module.CASES}
+    return {case.name: case for module in (calls, plans, arrays, storage, grouping, moving) for case in module.CASES}

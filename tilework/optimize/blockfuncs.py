@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tilework.base.errors import StorageError
+from tilework.base.scratch import ScratchFile, place
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.reductions import Reduction
 from tilework.plan.stages import BlockPlace
@@ -32,6 +34,22 @@ class AtOwnPlace:
         )
         place = BlockPlace(index, tuple(map(len, self.chunks)), self.chunks)
         return self.fn(*args, block_place=place, **kwargs)
+
+
+@dataclass(frozen=True)
+class OpenScratch:
+    """A new scratch file."""
+
+    directory: str | None
+
+    def __call__(self) -> ScratchFile:
+        try:
+            return ScratchFile(self.directory)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make scratch space in {place(self.directory)!r}: {error}. Set spill_directory to another "
+                "directory, or raise memory=... so that it is not needed"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ along which axes of those groups (a *map*: for each axis of the node the group's
   (:mod:`tilework.optimize.keeping` chooses it): each of them reads and computes it for itself.
 - Any other node becomes the goal of a group of its own: its blocks are made once and kept until all users had them.
 
-A group ends in *goals*: a value that others need, the first step of a reduction or a scan, a store. What needs blocks
-in another arrangement (slices, rechunks, concatenations, halos) joins its user's group as an assembly of blocks that
-other groups make.
+A group ends in *goals*: a value that others need, the first step of a reduction or a scan, a store, pieces for scratch
+space. What needs blocks in another arrangement (slices, rechunks, concatenations, halos) joins its user's group as an
+assembly of blocks that other groups make, or gathered from scratch space (:mod:`tilework.optimize.scatter`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -38,14 +38,17 @@ from tilework.plan.ops import (
     Store,
     Whole,
 )
+from tilework.plan.stages import Scatter
 
 AxesMap: TypeAlias = tuple[int, ...]
-GoalKind: TypeAlias = Literal["value", "partial", "scan", "store"]
+GoalKind: TypeAlias = Literal["value", "partial", "scan", "scatter", "store"]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a group makes. ``node`` is the array for "value", else the Reduce, Scan or Store that asked for it."""
+    """What a group makes. ``node`` is the array for "value", else who asked for it: a Reduce, a Scan, a Store, or what
+    goes through scratch space.
+    """
 
     kind: GoalKind
     node: Node
@@ -93,8 +96,9 @@ class Group:
 class Grouping:
     """The groups of a plan, made by :func:`group`."""
 
-    def __init__(self, phase: dict[Node, int]) -> None:
+    def __init__(self, phase: dict[Node, int], scattered: Mapping[Node, Scatter]) -> None:
         self.phase = phase  # as :func:`phases` gives it
+        self.scattered = scattered  # what goes through scratch space, and how
         self.visited: set[Node] = set()  # nodes that have their groups; all others are nearer to the leaves
         self.home: dict[Goal, Group] = {}  # every goal → the one group that makes it
         self.shared: dict[ArrayNode, int] = {}  # nodes whose finished blocks are kept for several users → how many
@@ -105,6 +109,14 @@ class Grouping:
         """Every group, once."""
         return list(dict.fromkeys(self.home.values()))
 
+    def first_step(self, node: Node) -> Goal | None:
+        """The goal that a node begins with, if it is made in two steps: over its input's blocks, then over its own."""
+        if isinstance(node, Reduce):
+            return Goal("partial", node)
+        if isinstance(node, Scan):
+            return Goal("scan", node)
+        return Goal("scatter", node) if node in self.scattered else None
+
     def add(self, goal: Goal) -> Group:
         """A new group for ``goal``, over the blocks of its array."""
         made = Group([goal], goal.array.chunks)
@@ -113,7 +125,7 @@ class Grouping:
 
     def maker(self, node: Node) -> Group | None:
         """The group that makes the blocks, or the first step, of ``node``, if one does."""
-        for kind in ("value", "partial", "scan"):
+        for kind in ("value", "partial", "scan", "scatter"):
             if (found := self.home.get(Goal(kind, node))) is not None:
                 return found
         return None
@@ -131,7 +143,9 @@ Use: TypeAlias = tuple[Group | None, AxesMap]
 """Who wants a node, along which map. Without a group: its finished blocks are wanted, in another arrangement."""
 
 
-def group(nodes: Sequence[Node], outputs: Sequence[Node], again: Collection[Node] = ()) -> Grouping:
+def group(
+    nodes: Sequence[Node], outputs: Sequence[Node], scattered: Mapping[Node, Scatter], again: Collection[Node] = ()
+) -> Grouping:
     """Cut a plan into groups.
 
     Parameters
@@ -140,10 +154,13 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], again: Collection[Node
         Every node of the plan, inputs before users.
     outputs
         Those whose values are wanted.
+    scattered
+        What goes through scratch space, and how. It is read back as often as it is needed.
     again
         Nodes that every group which needs them makes for itself, as far as no block is made twice by one group.
     """
-    grouping = Grouping(phases(nodes))
+    grouping = Grouping(phases(nodes), scattered)
+    again = {*again, *scattered}
     others = [node for node in nodes if not isinstance(node, Call)]
     if not others:
         return grouping
@@ -160,7 +177,7 @@ def group(nodes: Sequence[Node], outputs: Sequence[Node], again: Collection[Node
                 uses[node].append((None, ()))
             for target, axes in _place(node, uses, grouping, again):
                 target.members[node] = axes
-                _want_inputs(node, target, axes, uses)
+                _want_inputs(node, target, axes, uses, grouping)
             _first_step(node, uses, grouping)
         grouping.visited.add(node)
     groups = grouping.groups
@@ -257,12 +274,15 @@ def _can_join(groups: Sequence[Group], grouping: Grouping) -> bool:
     return True
 
 
-def _want_inputs(node: ArrayNode, target: Group, axes: AxesMap, uses: dict[Node, list[Use]]) -> None:
+def _want_inputs(
+    node: ArrayNode, target: Group, axes: AxesMap, uses: dict[Node, list[Use]], grouping: Grouping
+) -> None:
     """Pass the group's wish on to the inputs of a node that it computes inside."""
+    if grouping.first_step(node) is not None:
+        return  # the group of its first step wants them
     if not isinstance(node, Blockwise):
-        if not isinstance(node, Reduce | Scan):  # theirs are wanted by the group of their first step
-            for i in node.inputs:
-                uses[i].append((None, ()))
+        for i in node.inputs:
+            uses[i].append((None, ()))
         return
     for i, labels in zip(node.inputs, node.axes, strict=True):
         along = target.input_map(node, i, labels, axes)
@@ -270,10 +290,10 @@ def _want_inputs(node: ArrayNode, target: Group, axes: AxesMap, uses: dict[Node,
 
 
 def _first_step(node: ArrayNode, uses: dict[Node, list[Use]], grouping: Grouping) -> None:
-    """A reduction or scan begins in a group over its input's blocks."""
-    if isinstance(node, Reduce | Scan):
-        made = grouping.add(Goal("partial" if isinstance(node, Reduce) else "scan", node))
-        uses[node.inputs[0]].append((made, made.goals[0].axes))
+    """What is made in two steps begins in a group over its input's blocks."""
+    goal = grouping.first_step(node)
+    if goal is not None:
+        uses[node.inputs[0]].append((grouping.add(goal), goal.axes))
 
 
 def phases(nodes: Sequence[Node]) -> dict[Node, int]:

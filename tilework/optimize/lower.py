@@ -2,23 +2,26 @@
 
 Array groups become Program stages. A reduction is its first step (in the group of its input), further levels of a
 tree here, and a last level in the group that uses the answer. A scan is a first step, a chain of offsets here, and a
-last step in its user's group. Delayed calls become Calls stages: one for all calls between which no array stands.
+last step in its user's group. What goes through scratch space is written in the group of its input, opened and closed
+here, and read in its user's group. Delayed calls become Calls stages: one for all calls between which no array stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TypeAlias
 
 import numpy as np
 
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
-from tilework.optimize.blockfuncs import ReduceJoin, ScanOffset
+from tilework.optimize.blockfuncs import OpenScratch, ReduceJoin, ScanOffset
 from tilework.optimize.group import Goal, Group, Grouping, group
 from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
+from tilework.optimize.scatter import part_chunks, parts_written, scattered
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
@@ -31,6 +34,7 @@ from tilework.plan.stages import (
     Grouped,
     Output,
     Program,
+    Scatter,
     Stage,
     StageInput,
 )
@@ -63,23 +67,45 @@ class Shared:
     stage: int
 
 
-def lower(outputs: Sequence[Node], again: Collection[Node] = ()) -> Lowered:
-    """Lower an optimized plan; nodes in ``again`` are made by every stage that needs them."""
+def lower(
+    outputs: Sequence[Node],
+    again: Collection[Node] = (),
+    hold_bytes: float = inf,
+    scratch_directory: str | None = None,
+) -> Lowered:
+    """Lower an optimized plan.
+
+    Parameters
+    ----------
+    outputs
+        Of a plan whose rechunks have been divided (:func:`tilework.optimize.scatter.in_passes`).
+    again
+        Nodes that are made by every stage that needs them.
+    hold_bytes
+        What a rechunk or take may hold at one time. One that would hold more goes through scratch space on disk.
+    scratch_directory
+        Where scratch space is; None is the system's temporary directory.
+    """
     nodes = topological(outputs)
-    return _Lowering(nodes, outputs, group(nodes, outputs, again)).run()
+    grouping = group(nodes, outputs, scattered(nodes, hold_bytes), again)
+    return _Lowering(nodes, outputs, grouping, scratch_directory).run()
 
 
 class _Lowering:
     """The state of one lowering; offers the ``Made`` protocol to program builders."""
 
-    def __init__(self, nodes: Sequence[Node], outputs: Sequence[Node], grouping: Grouping) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], outputs: Sequence[Node], grouping: Grouping, scratch_directory: str | None
+    ) -> None:
         self.outputs = outputs
+        self.scratch_directory = scratch_directory
         self.grouping = grouping
         self.others = [node for node in nodes if not isinstance(node, Call)]
         self.stages: list[Stage] = []
         self.goals: dict[Goal, tuple[int, int | None]] = {}  # goal → stage number, pick
         self.trees: dict[Node, tuple[int, int | None, tuple[int, ...]]] = {}  # Reduce → last level of partials
         self.chains: dict[Node, tuple[int, int]] = {}  # Scan → first step, offsets
+        self.scratch: dict[Node, int] = {}  # what goes through scratch space → stage that opens it, then: that fills it
         self.calls: dict[Node, tuple[int, int]] = {}  # Call → stage number, task
         self.by_phase: dict[int, list[Call]] = {}
         for node in nodes:
@@ -142,8 +168,9 @@ class _Lowering:
         blocks: list[Node] = [goal.array for goal in unit.goals if goal.array not in unit.members]
         found: dict[Unit, None] = {}
         for m, axes in unit.members.items():
-            if isinstance(m, Reduce | Scan):
-                found[home[Goal("partial" if isinstance(m, Reduce) else "scan", m)]] = None
+            first = self.grouping.first_step(m)
+            if first is not None:
+                found[home[first]] = None
             elif isinstance(m, Blockwise):
                 blocks += [
                     i
@@ -176,9 +203,17 @@ class _Lowering:
         """Stage numbers of a scan's first step and of its offsets."""
         return self.chains[node]
 
+    def scratch_of(self, node: Node) -> tuple[int, Scatter] | None:
+        """The stage that yields the scratch files of a node, and how it goes through them; None if it does not."""
+        scatter = self.grouping.scattered.get(node)
+        return None if scatter is None else (self.scratch[node], scatter)
+
     # ------------------------------------------------------------ stages
 
     def _group_stage(self, made: Group) -> None:
+        for goal in made.goals:
+            if goal.kind == "scatter":
+                self._open_scratch(goal.node)
         builder = ProgramBuilder(made, self)
         program = builder.build()
         grid = tuple(len(c) for c in made.domain)
@@ -199,6 +234,8 @@ class _Lowering:
                 self._tree(goal.node, number, pick, grid)
             elif isinstance(goal.node, Scan) and goal.kind == "scan":
                 self._chain(goal.node, number, pick, grid)
+            elif goal.kind == "scatter":
+                self._close_scratch(goal.node, number, pick)
 
     def _tree(self, node: Reduce, producer: int, pick: int | None, grid: tuple[int, ...]) -> None:
         """Levels of joining until the last one, which the answer's own group does."""
@@ -240,7 +277,7 @@ class _Lowering:
             raise InternalError("a scan's first step yields two values and cannot share its stage")
         source = node.inputs[0]
         number = len(self.stages)
-        here = grid_map(source, tuple(range(source.ndim)))
+        here = grid_map(source.chunks, range(source.ndim))
         before = list(here.maps)
         before[node.axis] = previous(node.axis, grid[node.axis])
         offset = BlockFunction(ScanOffset(node.join), (Slot(0), Slot(1)), check=False)
@@ -254,6 +291,36 @@ class _Lowering:
         inputs = (StageInput(number, GridMap(tuple(before))), StageInput(producer, here, 1))
         self.stages.append(Stage(node.label + "-offset", grid, inputs, program, out, out, operations=(node.label,)))
         self.chains[node] = (producer, number)
+
+    def _open_scratch(self, node: Node) -> None:
+        """One task a part: makes its scratch file, which lives as long as somebody has it as an input."""
+        scatter = self.grouping.scattered[node]
+        function = BlockFunction(OpenScratch(self.scratch_directory), (), check=False)
+        program = Program(part_chunks(scatter), (), (BlockSegment(function, (), None, None, node.label),), (Output(0),))
+        nothing = np.zeros(1, np.int64)
+        size = int(weigh.array_bytes(node))  # type: ignore[arg-type]
+        self.scratch[node] = len(self.stages)
+        self.stages.append(
+            Stage(
+                node.label + "-scratch", scatter.parts, (), program, nothing, nothing,
+                scratch_bytes=size, operations=(node.label,),
+            )
+        )  # fmt: skip
+
+    def _close_scratch(self, node: Node, writers: int, pick: int | None) -> None:
+        """One task a part: passes its scratch file on once everything is in it.
+
+        So whoever reads needs this one task, not all those that wrote.
+        """
+        scatter = self.grouping.scattered[node]
+        chunks = part_chunks(scatter)
+        opened = StageInput(self.scratch[node], grid_map(chunks, range(len(chunks))))
+        inputs = (opened, StageInput(writers, parts_written(scatter), pick))
+        nothing = np.zeros(1, np.int64)
+        self.scratch[node] = len(self.stages)
+        program = Program(chunks, (Block(0),), (), (Output(0),))
+        label = node.label + "-written"
+        self.stages.append(Stage(label, scatter.parts, inputs, program, nothing, nothing, operations=(node.label,)))
 
     def _calls_stage(self, phase: int) -> None:
         calls = self.by_phase[phase]

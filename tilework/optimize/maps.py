@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilework.plan import pieces
+from tilework.plan.blocks import Chunks
 from tilework.plan.ops import ArrayNode, Concatenate, Overlap, Rechunk, Slice, Take
 from tilework.plan.stages import AxisMap, AxisPieces, GridMap
 
 
-def grid_map(node: ArrayNode, axes: Sequence[int | None]) -> GridMap:
-    """Which block of ``node`` the task needs; all blocks along an axis that is contracted."""
+def grid_map(chunks: Chunks, axes: Sequence[int | None]) -> GridMap:
+    """Which block of an array the task needs; all blocks along an axis that is contracted."""
     maps = []
-    for axis, n in zip(axes, node.grid, strict=True):
+    for axis, n in zip(axes, map(len, chunks), strict=True):
         maps.append(AxisMap.all(n) if axis is None or n == 1 else AxisMap.identity(axis, n))
     return GridMap(tuple(maps))
 

@@ -15,6 +15,7 @@ from tilework.optimize.blockfuncs import AtOwnPlace, ReduceEnd, ReshapeBlock, Sc
 from tilework.optimize.group import AxesMap, Goal, Group
 from tilework.optimize.layout import Made, Value, lay_out
 from tilework.optimize.maps import assembly, grid_map, previous
+from tilework.optimize.scatter import part_of_read, part_of_written
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import (
     ArrayNode,
@@ -43,6 +44,7 @@ from tilework.plan.stages import (
     Block,
     Dependence,
     ExplicitMap,
+    Gathered,
     GridMap,
     Grouped,
     Leaf,
@@ -50,6 +52,7 @@ from tilework.plan.stages import (
     Operand,
     Output,
     Program,
+    Scatter,
     StageInput,
 )
 
@@ -71,6 +74,10 @@ class Finished(Protocol):
 
     def scan_of(self, node: Scan) -> tuple[int, int]:
         """Stage numbers of a scan's (local scan, total) pairs and of its offsets."""
+        ...
+
+    def scratch_of(self, node: Node) -> tuple[int, Scatter] | None:
+        """The stage that yields the scratch files of a node, and how it goes through them; None if it does not."""
         ...
 
 
@@ -143,7 +150,7 @@ class ProgramBuilder:
                 found = self._leaf(node, axes)
             else:
                 producer, pick = self.finished.blocks_of(node)
-                found = self._operand(node, axes, Block(self._blocks(producer, grid_map(node, axes), pick)))
+                found = self._operand(node, axes, Block(self._blocks(producer, grid_map(node.chunks, axes), pick)))
             self.named[node, axes] = found
         return found
 
@@ -210,13 +217,19 @@ class ProgramBuilder:
         producer, pick = self.finished.blocks_of(i)
         joined = tuple(axes[label] if label < node.ndim else None for label in labels)
         concatenate = isinstance(node.op, BlockFunction) and node.op.concatenate
-        return self._operand(i, joined, Grouped(self._blocks(producer, grid_map(i, joined), pick), concatenate))
+        return self._operand(i, joined, Grouped(self._blocks(producer, grid_map(i.chunks, joined), pick), concatenate))
 
     def _assembled(self, node: ArrayNode, axes: AxesMap) -> Value:
+        along = tuple(a if n > 1 else None for a, n in zip(axes, node.grid, strict=True))
+        through = self.finished.scratch_of(node)
+        if through is not None:
+            producer, scatter = through
+            number = self._blocks(producer, part_of_read(scatter, along))
+            return self._operand(node, axes, Gathered(number, scatter, along))
         drop: tuple[int, ...] = ()
         if isinstance(node, Slice):
             drop = tuple(axis for axis, e in enumerate(node.index) if not isinstance(e, slice))
-        tables = assembly(node, tuple(a if n > 1 else None for a, n in zip(axes, node.grid, strict=True)))
+        tables = assembly(node, along)
         numbers = []
         for i, table in zip(node.inputs, tables, strict=True):
             producer, pick = self.finished.blocks_of(i)
@@ -243,7 +256,7 @@ class ProgramBuilder:
 
     def _scan_end(self, node: Scan, axes: AxesMap) -> Value:
         first, offsets = self.finished.scan_of(node)
-        here = grid_map(node, axes)
+        here = grid_map(node.chunks, axes)
         local = self._operand(node, axes, Block(self._blocks(first, here, 0)))
         before = list(here.maps)
         before[node.axis] = previous(axes[node.axis], node.grid[node.axis])
@@ -273,8 +286,15 @@ class ProgramBuilder:
         return value
 
     def _output(self, goal: Goal, value: Value) -> Output:
-        if not isinstance(goal.node, Store):
-            return Output(value.number)
         chunks = goal.array.chunks
         axes = tuple(axis if len(c) > 1 else None for axis, c in enumerate(chunks))
-        return Output(value.number, goal.node.sink, goal.node.offset, chunks, axes)
+        if isinstance(goal.node, Store):
+            return Output(value.number, goal.node.sink, goal.node.offset, chunks, axes)
+        if goal.kind != "scatter":
+            return Output(value.number)
+        through = self.finished.scratch_of(goal.node)
+        if through is None:
+            raise InternalError(f"{goal.node!r} does not go through scratch space")
+        producer, scatter = through
+        number = self._blocks(producer, part_of_written(scatter, goal.axes))
+        return Output(value.number, axes=axes, scatter=scatter, scratch=number)

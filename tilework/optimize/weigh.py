@@ -153,6 +153,8 @@ def _owner(value: Value) -> Value:
 
 def _counts_elsewhere(goal: Goal, value: Value) -> bool:
     """Whether a value is what the task leaves behind, or is computed in place in memory that a sink holds anyway."""
+    if goal.kind == "scatter":
+        return False
     if not isinstance(goal.node, Store):
         return True
     return bool(goal.node.sink.resident_bytes) and isinstance(value.made, Elementwise) and value.made.fn is not None

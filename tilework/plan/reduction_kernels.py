@@ -259,6 +259,8 @@ class Fold(Kernel):
             return (_count(x, axis).astype(self.out, copy=False),)
         if x.dtype == np.float16 and self.dtype is not None:
             x, owned = x.astype(self.dtype), True
+        if self.fill is not None and self.out.kind in "iu":  # where no NaN would be seen in the result
+            return (self._reduced(_without_nan(x, self.fill, scratch, owned), axis),)
         if self.ufunc is np.add and self.dtype is not None:
             result = _total(x, axis, self.dtype, shared)
         else:

@@ -12,8 +12,9 @@ How a block of a Program is made::
     Block      one block of an     tiles, maybe reduced at the end       or written to a sink
                earlier stage       BlockSegment  one function of whole
     Assembled  pieces of several   blocks
-    Grouped    several blocks, for
-               one function
+    Grouped    several blocks, for                                     or, piece by piece,
+               one function                                            to scratch space
+    Gathered   pieces from scratch
 
 Values are numbered: first the operands, then what each segment yields, in order. A value's *axes* say which domain
 axis (axis of the stage's grid) each of its own axes lies along.
@@ -202,7 +203,73 @@ class Assembled:
     drop: tuple[int, ...] = ()
 
 
-Operand: TypeAlias = Leaf | Block | Grouped | Assembled
+@dataclass(frozen=True, slots=True)
+class AxisScatter:
+    """How an array goes through scratch space along one axis: which pieces the blocks of each side have there.
+
+    The axis falls into *parts*: runs of blocks on both sides that exchange pieces among each other only. A part is
+    written as a whole before its first block is read. Made by :func:`tilework.plan.scatter.axis_scatter`.
+
+    Attributes
+    ----------
+    pieces
+        The pieces as those who read see them.
+    indptr, order
+        The pieces as those who write see them: block ``i`` has the pieces ``order[indptr[i]:indptr[i + 1]]``.
+    target
+        For each piece the block that it is for.
+    place, length
+        For each piece where it begins in its block's stretch of scratch space, and how long it is. Elements.
+    source_part, target_part
+        The part of each block on either side. Blocks without pieces are in part 0.
+    base
+        For each block that is read, where its stretch begins in its part.
+    totals
+        The length of each part.
+    """
+
+    pieces: AxisPieces
+    indptr: np.ndarray
+    order: np.ndarray
+    target: np.ndarray
+    place: np.ndarray
+    length: np.ndarray
+    source_part: np.ndarray
+    target_part: np.ndarray
+    base: np.ndarray
+    totals: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """How an array goes through scratch space. There the pieces of a block lie one after another, in C order."""
+
+    axes: tuple[AxisScatter, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Number of parts along each axis."""
+        return tuple(len(axis.totals) for axis in self.axes)
+
+
+GATHER_BYTES = 4 << 20
+"""Pieces that a task reads from scratch space at a time, where it puts them in order itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """One block put together from its pieces in the scratch file that stage input ``input`` yields.
+
+    ``axes`` are the grid axes that number the block along each of its own (None: there is one block).
+    """
+
+    input: int
+    scatter: Scatter
+    axes: tuple[int | None, ...]
+
+
+Operand: TypeAlias = Leaf | Block | Grouped | Assembled | Gathered
 
 
 # ---------------------------------------------------------------- segments
@@ -272,6 +339,8 @@ class Output:
     """A value of the program as (part of) the block. With a ``sink`` it is written there and the block is None.
 
     ``chunks`` and ``axes`` (one per axis of the value: sizes and grid axis) locate the region; ``offset`` shifts it.
+    With a ``scatter`` its pieces are written to the scratch file that stage input ``scratch`` yields, and the block is
+    None.
     """
 
     value: int
@@ -279,6 +348,8 @@ class Output:
     offset: tuple[int, ...] = ()
     chunks: tuple[AxisChunks, ...] = ()
     axes: tuple[int | None, ...] = ()
+    scatter: Scatter | None = None
+    scratch: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +403,8 @@ class Stage:
     """One fused operation over a grid of blocks.
 
     ``out_bytes`` and ``work_bytes`` are int64 arrays, one entry a task in C order of the grid, or of length one where
-    all tasks weigh the same. ``read_bytes`` and ``write_bytes`` are totals over the stage, for storage only.
+    all tasks weigh the same. ``read_bytes``, ``write_bytes`` and ``scratch_bytes`` are totals over the stage: of what
+    is read from storage, written there, and on disk for a while.
     ``operations`` are the labels of what was fused into it, inputs before users.
     """
 
@@ -344,6 +416,7 @@ class Stage:
     work_bytes: np.ndarray
     read_bytes: int = 0
     write_bytes: int = 0
+    scratch_bytes: int = 0
     operations: tuple[str, ...] = field(default=())
 
     @property

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as npst
 
 from tilework.array.core import Array
 from tilework.array.creation import from_array
+from tilework.plan.blocks import AxisChunks, Chunks, split_sizes
 
 DTYPES = ("float64", "float32", "int64", "int8", "uint16", "bool", "complex128")
 
@@ -25,6 +26,20 @@ def chunks(draw: st.DrawFn, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]
         bounds = [0, *cuts, n]
         out.append(tuple(b - a for a, b in pairwise(bounds)))
     return tuple(out)
+
+
+@st.composite
+def two_chunkings(draw: st.DrawFn, max_side: int) -> tuple[Chunks, Chunks]:
+    """A shape of one to three axes in two kinds of chunks: even, or cut anywhere; blocks may be empty."""
+    shape = draw(st.lists(st.integers(0, max_side), min_size=1, max_size=3))
+
+    def axis(n: int) -> AxisChunks:
+        if draw(st.booleans()):
+            return split_sizes(n, draw(st.integers(1, max(1, n))))
+        bounds = [0, *sorted(draw(st.lists(st.integers(0, n), max_size=6))), n]
+        return AxisChunks(b - a for a, b in pairwise(bounds))
+
+    return tuple(map(axis, shape)), tuple(map(axis, shape))
 
 
 @st.composite

@@ -83,12 +83,12 @@ def _only_piece(tables: Sequence[AxisPieces], pieces: Sequence[int], block: np.n
 
 def _copy(out: np.ndarray, tables: Sequence[AxisPieces], pieces: Sequence[int], block: np.ndarray) -> None:
     """Copy one piece to its place."""
-    src = _open([table.src[p] for table, p in zip(tables, pieces, strict=True)], block.shape)
-    dst = _open([table.dst[p] for table, p in zip(tables, pieces, strict=True)], out.shape)
+    src = open_index([table.src[p] for table, p in zip(tables, pieces, strict=True)], block.shape)
+    dst = open_index([table.dst[p] for table, p in zip(tables, pieces, strict=True)], out.shape)
     out[dst] = block[src]
 
 
-def _open(entries: list[Any], shape: tuple[int, ...]) -> tuple[Any, ...]:
+def open_index(entries: list[Any], shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Slices and integer arrays, each for its own axis, as an index: NumPy would pair several arrays up."""
     if sum(isinstance(entry, np.ndarray) for entry in entries) > 1:
         return np.ix_(

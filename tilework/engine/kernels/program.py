@@ -10,6 +10,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.engine.kernels.assemble import assemble, join, nest
 from tilework.engine.kernels.context import Context
+from tilework.engine.kernels.scatter import gather_block, scatter_block
 from tilework.engine.kernels.tiles import Streamed, run_tiles, space
 from tilework.engine.kernels.whole import checked, run_function
 from tilework.plan.blocks import AxisChunks
@@ -20,6 +21,7 @@ from tilework.plan.stages import (
     BlockPlace,
     BlockSegment,
     ExplicitMap,
+    Gathered,
     GridMap,
     Grouped,
     Leaf,
@@ -77,7 +79,7 @@ def run_stage(stage: Stage, index: tuple[int, ...], blocks: Blocks, context: Con
                 raise
         for value in done:
             values[value] = None
-    results = tuple(_deliver(program, output, values[output.value], index) for output in program.outputs)
+    results = tuple(_deliver(program, output, values[output.value], index, blocks) for output in program.outputs)
     return results[0] if len(results) == 1 else results
 
 
@@ -151,6 +153,11 @@ def _operand(
     if isinstance(operand, Grouped):
         counts = _counts(stage.inputs[operand.input], index, len(blocks[operand.input]))
         return (join if operand.concatenate else nest)(blocks[operand.input], counts)
+    if isinstance(operand, Gathered):
+        (scratch,) = blocks[operand.input]
+        return gather_block(
+            operand.scatter, [0 if a is None else index[a] for a in operand.axes], scratch, context.pool
+        )
     assert isinstance(operand, Assembled)
     return assemble(operand, index, blocks, context.pool)
 
@@ -216,7 +223,11 @@ def _targets(program: Program, segment: TileSegment, first: int, index: tuple[in
     return targets
 
 
-def _deliver(program: Program, output: Output, value: Any, index: tuple[int, ...]) -> Any:
+def _deliver(program: Program, output: Output, value: Any, index: tuple[int, ...], blocks: Blocks) -> Any:
+    if output.scatter is not None:
+        (scratch,) = blocks[output.scratch]
+        scatter_block(output.scatter, [0 if a is None else index[a] for a in output.axes], value, scratch)
+        return None
     if output.sink is None:
         direct = output.value < len(program.operands) and isinstance(program.operands[output.value], Leaf)
         return value if direct else _compact(value)

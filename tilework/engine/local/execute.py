@@ -11,7 +11,17 @@ from tilework.engine.kernels import Context, run_stage
 from tilework.engine.local.sizeof import sizeof
 from tilework.engine.taskgraph import TaskGraph
 from tilework.plan.ops import Call, Slot
-from tilework.plan.stages import Assembled, Calls, ExplicitMap, LinearMap, Program, Stage, StageInput, TileSegment
+from tilework.plan.stages import (
+    Assembled,
+    Calls,
+    ExplicitMap,
+    Gathered,
+    LinearMap,
+    Program,
+    Stage,
+    StageInput,
+    TileSegment,
+)
 
 # How many blocks of an input are needed for the block with this index in the stage's grid, and this flat number.
 _Count: TypeAlias = Callable[[tuple[int, ...], int], int]
@@ -103,7 +113,7 @@ def takes_buffers(stage: Stage) -> bool:
     """Whether the blocks of a stage come from the buffer pool, so that idle buffers may fill what they reserve."""
     if not isinstance(stage.work, Program):
         return False
-    pooled = [isinstance(operand, Assembled) for operand in stage.work.operands]
+    pooled = [isinstance(operand, Assembled | Gathered) for operand in stage.work.operands]
     for segment in stage.work.segments:
         pooled += [True] * len(segment.results) if isinstance(segment, TileSegment) else [False]
     return any(pooled[output.value] for output in stage.work.outputs if output.sink is None)
