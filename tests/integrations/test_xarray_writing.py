@@ -195,3 +195,19 @@ def test_rolled_rechunked_and_written(lazy, dataset, tmp_path):
     out.chunk(time=50).to_zarr(tmp_path / "x.zarr")
     expected = {"smooth": dataset.t.rolling(time=5).mean(), "anomaly": dataset.t - dataset.t.mean("time")}
     xr.testing.assert_allclose(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), xr.Dataset(expected), atol=1e-4)
+
+
+def test_missing_dates_in_short_integers(tmp_path):
+    """The fill value takes the place of what is missing before 64 bits become 16."""
+    ages = np.array([1, 2, "NaT", 4], "m8[D]").astype("m8[ns]")
+    ds = xr.Dataset({"age": ("x", ages), "when": ("x", np.datetime64("2000-01-01", "ns") + ages)})
+    encoding = {
+        "age": {"units": "days", "dtype": "int16", "_FillValue": np.int16(-1)},
+        "when": {"units": "days since 2000-01-01", "dtype": "int32", "_FillValue": np.int32(-9)},
+    }
+    ds.chunk(x=1, chunked_array_type="tilework").to_zarr(tmp_path / "a.zarr", encoding=encoding, consolidated=False)
+    raw = xr.open_zarr(tmp_path / "a.zarr", chunks=None, decode_cf=False, consolidated=False)
+    assert raw.age.dtype == "int16"
+    assert raw.when.dtype == "int32"
+    found = xr.open_zarr(tmp_path / "a.zarr", chunks=None, decode_timedelta=True, consolidated=False)
+    xr.testing.assert_equal(found, ds)

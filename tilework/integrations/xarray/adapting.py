@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.coding import times
 from xarray.core import duck_array_ops, groupby, indexing, nputils
 from xarray.namedarray.core import NamedArray
 
@@ -42,7 +43,7 @@ from tilework.plan.ops import BlockFunction, Slot
 
 _ASKING = (
     "xarray.core.variable", "xarray.core.duck_array_ops", "xarray.computation.weighted", "xarray.computation.fit",
-    "xarray.backends.common",
+    "xarray.backends.common", "xarray.core.utils",
 )  # fmt: skip
 _OPERATIONS = ("xarray.core.duck_array_ops",)
 _PUSHING = ("xarray.core.duck_array_ops", "xarray.core.missing")
@@ -76,6 +77,8 @@ def adapt() -> None:
     for name in ("_get_date_field", "_round_field", "_strftime"):
         _replace(name, ["xarray.core.accessor_dt"], lambda theirs: _for_arrays(theirs, partial(_dates, theirs)))
     _replace("delayed_close_after_writes", _WRITING, lambda theirs: partial(_close_later, theirs))
+    for coder in (times.CFDatetimeCoder, times.CFTimedeltaCoder):
+        coder.encode = _encoding(coder.encode)
     adapter = indexing.ArrayApiIndexingAdapter
     adapter._oindex_get = _taking(adapter._oindex_get)
     adapter._vindex_get = _for_own(adapter._vindex_get, _points)
@@ -136,6 +139,25 @@ def _keeping_manager(method: Callable[..., Any], holds: Callable[[Any], bool]) -
 def _lazy_quantiles(available: Callable[..., bool]) -> Callable[..., bool]:
     """``Variable.quantile`` leaves chunked arrays to NumPy's quantile only if Dask is there, and new enough."""
     return lambda module, *args: module == "dask" or available(module, *args)
+
+
+# ---------------------------------------------------------------- dates that are written
+
+ENCODING: ContextVar[bool] = ContextVar("tilework-encoding", default=False)
+"""Whether dates are made numbers to be written. xarray says which dtype the file will have, but needs 64 bits until it
+has put the fill value in the place of missing dates; then it converts by itself."""
+
+
+def _encoding(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        token = ENCODING.set(True)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            ENCODING.reset(token)
+
+    return encode
 
 
 # ---------------------------------------------------------------- indexing

@@ -18,10 +18,11 @@ from xarray.namedarray.parallelcompat import ChunkManagerEntrypoint
 import tilework.array as ta
 from tilework import session
 from tilework.array import Array
+from tilework.array.binding import name_of
 from tilework.array.creation import normalize
 from tilework.array.shuffling import shuffle
 from tilework.base import config
-from tilework.integrations.xarray.adapting import Writes, adapt
+from tilework.integrations.xarray.adapting import ENCODING, Writes, adapt
 from tilework.integrations.xarray.groupby import adapt_groupby
 from tilework.integrations.xarray.opening import unwrapped
 from tilework.plan import blocks
@@ -140,6 +141,9 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
         **kwargs: Any,
     ) -> Any:
         """A function applied to every block."""
+        if dtype is not None:
+            dtype = np.dtype(np.int64 if ENCODING.get() and np.dtype(dtype).kind in "iu" else dtype)
+            func = _AsAnnounced(func, (dtype,))
         return ta.map_blocks(func, *args, dtype=dtype, chunks=chunks, drop_axis=drop_axis, new_axis=new_axis, **kwargs)
 
     def blockwise(
@@ -178,11 +182,16 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
 class _AsAnnounced:
     """``func`` with its results in the dtypes that were announced, if they are of the same kind.
 
-    xarray announces what goes in (float32) even where more comes out (interp returns float64).
+    xarray announces what goes in (float32) even where more comes out (interp returns float64), and the dtype that is
+    wanted (int32) where encoding returns another one.
     """
 
     func: Callable[..., Any]
     dtypes: tuple[np.dtype[Any], ...]
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.func)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         results = self.func(*args, **kwargs)
