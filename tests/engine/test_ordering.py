@@ -123,3 +123,15 @@ def test_inputs_come_right_before_their_user_in_the_order_it_names_them() -> Non
 def test_what_is_shared_is_made_for_its_first_user() -> None:
     # 0 feeds 2 and 3; 1 feeds 3 only
     assert order_of((2, 0), (3, 0), (3, 1), sizes=[2, 2]) == [0, 2, 1, 3]
+
+
+def test_trees_that_share_something_follow_each_other() -> None:
+    # 0, 1: columns; 2, 3: what is made of each; 4 to 7: users, row by row
+    edges = [(2, 0), (3, 1), (4, 2), (5, 3), (6, 2), (7, 3)]
+    assert order_of(*edges, sizes=[2, 2, 4]) == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_a_column_is_done_before_the_next_one_begins() -> None:
+    x = ta.ones((20, 30), chunks=1).map_blocks(np.sqrt, dtype="f8")
+    assert most_held(graph_of(x - x.mean(axis=0))) <= 20 + 16
+    assert most_held(graph_of(x - x.mean(axis=0), x.max(axis=0))) <= 2 * 20 + 16

@@ -2,8 +2,9 @@
 
 Every task hangs under its first user, which makes a forest (links of a chain count as users only where there are no
 others). Numbering that forest in postorder (children in the order in which their parent needs them) is depth first: a
-task's inputs are made right before it, and what they hold is freed soon. A task that also needs something from
-elsewhere in the forest is moved behind it. Millions of tasks take about a second, because the work goes stage by stage
+task's inputs are made right before it, and what they hold is freed soon. Trees that need something of an earlier tree
+follow it: to subtract the mean of each column, all blocks of a column come before those of the next one. A task that
+also needs something from elsewhere in the forest is moved behind it. Millions of tasks take about a second, because the work goes stage by stage
 and never task by task (but for stages that depend on themselves).
 """
 
@@ -89,7 +90,7 @@ def _postorder(
 ) -> np.ndarray:
     """Postorder number of each task in the forest; gaps do not matter."""
     start = np.zeros(len(parent), np.int64)
-    roots = np.flatnonzero(parent < 0)
+    roots = _roots(parent, users, deps)
     weight = size[roots]
     start[roots] = np.cumsum(weight) - weight
     for a, b in reversed(stages):
@@ -112,6 +113,30 @@ def _postorder(
         child = needed[tree]
         start[child] = start[user[tree]] + before[tree] - base[user[tree] - a]
     return start + size - 1
+
+
+def _roots(parent: np.ndarray, users: np.ndarray, deps: np.ndarray) -> np.ndarray:
+    """The roots of the forest in the order in which their trees are done: those that share something together."""
+    roots = np.flatnonzero(parent < 0)
+    if len(roots) == 1:
+        return roots
+    tree = _top(np.where(parent < 0, np.arange(len(parent)), parent))
+    user, needed = tree[users], tree[deps]
+    across = needed < user
+    before = np.arange(len(parent))
+    before[roots] = -1
+    np.maximum.at(before, user[across], needed[across])  # the last of the earlier trees that one needs something of
+    before[roots] = np.where(before[roots] < 0, roots, before[roots])
+    return roots[np.argsort(_top(before)[roots], kind="stable")]
+
+
+def _top(above: np.ndarray) -> np.ndarray:
+    """Follow ``above`` from each task up to where it ends (in itself)."""
+    while True:
+        higher = above[above]
+        if np.array_equal(higher, above):
+            return above
+        above = higher
 
 
 def _move_behind(
