@@ -9,7 +9,8 @@ import pytest
 
 import tilework as tw
 import tilework.array as ta
-from tilework.base.errors import UnknownChunksError, UnsupportedError
+from tilework.base.errors import PerformanceWarning, PlanError, UnknownChunksError
+from tilework.testing import assert_eq
 
 RNG = np.random.default_rng(0)
 X = RNG.random((9, 5, 6)) * 100
@@ -61,6 +62,31 @@ def test_methods(name, method):
     like_numpy(name, X, [0.1, 0.6], axis=1, method=method)
 
 
+@pytest.mark.parametrize("name", ["quantile", "nanquantile", "percentile", "nanpercentile"])
+@pytest.mark.parametrize("axis", AXES)
+def test_weights(name, axis):
+    x, weights = RNG.random((9, 5, 6)), RNG.random((9, 5, 6)) + 0.1
+    options = {"axis": axis, "method": "inverted_cdf"}
+    lazy, lazy_weights = ta.from_array(x, chunks=(4, 3, 6)), ta.from_array(weights, chunks=2)
+    for q in (0.3, [0.2, 0.7]):
+        expected = getattr(np, name)(x, q, weights=weights, **options)
+        assert_eq(getattr(ta, name)(lazy, q, weights=lazy_weights, **options), expected)
+
+
+def test_weights_of_one_axis():
+    x, weights = RNG.random((9, 5, 6)), RNG.random(5) + 0.1
+    found = ta.quantile(ta.from_array(x, chunks=2), 0.4, 1, weights=weights, method="inverted_cdf")
+    assert_eq(found, np.quantile(x, 0.4, 1, weights=weights, method="inverted_cdf"))
+
+
+@pytest.mark.parametrize("name", ["quantile", "nanpercentile"])
+def test_lazy_quantiles(name):
+    x, q = ta.from_array(X, chunks=3), np.array([[0.3, 0.5], [0.1, 1.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_eq(getattr(ta, name)(x, ta.from_array(q), axis=1), getattr(np, name)(X, q, axis=1))
+
+
 def test_infinities():
     x = np.array([[1.0, np.inf, 3.0, np.nan], [-np.inf, 2.0, np.inf, 5.0], [np.nan, np.inf, np.inf, 1.0]])
     like_numpy("nanmedian", x, axis=0, chunks=2)
@@ -84,13 +110,19 @@ def test_blocks_stay_within_bounds():
     assert np.prod([c.largest for c in inner.chunks]) * 4 <= 8 << 20
 
 
+def test_blocks_that_cannot_stay_within_bounds():
+    x = ta.ones((1000, 4000), chunks=(10, 4000), dtype="float32")
+    with tw.config.set(chunk_size="1MiB"), pytest.warns(PerformanceWarning, match=r"median: axes \(0, 1\)"):
+        ta.median(x)
+
+
 def test_refused():
     x = ta.arange(10, chunks=3)
     with pytest.raises(ValueError, match="range"):
         ta.quantile(x, 1.5)
-    with pytest.raises(UnsupportedError, match="must not be a lazy array"):
-        ta.quantile(x, ta.ones(2))
-    with pytest.raises(UnsupportedError, match="weights"):
+    with pytest.raises(ValueError, match="Only method 'inverted_cdf' supports weights"):
         ta.quantile(x, 0.5, weights=np.ones(10))
+    with pytest.raises(PlanError, match=r"weights of shape \(3,\) fit neither"):
+        ta.quantile(x, 0.5, weights=np.ones(3), method="inverted_cdf")
     with pytest.raises(UnknownChunksError, match="median: axis 0"):
         ta.median(x[x > 3])

@@ -160,7 +160,6 @@ from tilework.array.creation import (
     zeros,
     zeros_like,
 )
-from tilework.array.cumulative import cumreduction
 from tilework.array.dtypes import NamespaceInfo as __array_namespace_info__
 from tilework.array.dtypes import can_cast, finfo, iinfo, iscomplexobj, isrealobj, result_type
 from tilework.array.gradients import gradient
@@ -223,6 +222,7 @@ from tilework.array.reductions import (
     average,
     count_nonzero,
     cumprod,
+    cumreduction,
     cumsum,
     cumulative_prod,
     cumulative_sum,

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import Any
 
 import numpy as np
 
-from tilework.array.binding import InputPlace, Placed, bind, box, has_parameter, infer, name_of, stand_ins
-from tilework.array.core import Array
+from tilework.array.binding import InputPlace, Placed, bind, box, has_parameter, infer, name_of, stand_in, stand_ins
+from tilework.array.core import Array, into
 from tilework.array.creation import asarray
+from tilework.array.elementwise import Mapped
+from tilework.array.shapes import broadcast_to
 from tilework.base import config
 from tilework.base.errors import ChunkError, DTypeError, PlanError
 from tilework.plan import build
@@ -238,9 +241,11 @@ def reduction(
     split_every: int | Mapping[int, int] | None = None,
     combine: Callable[..., Any] | None = None,
     name: str | None = None,
+    out: Any = None,
     concatenate: bool = True,
-    output_size: float = 1,
+    output_size: float | None = None,
     meta: Any = None,
+    weights: Any = None,
 ) -> Array:
     """A tree reduction of one's own.
 
@@ -265,13 +270,18 @@ def reduction(
         ``combine(partial, axis=axes, keepdims=True)`` joins some of the partial results. Default: ``aggregate``.
     name
         What the operation is called in drawings and errors.
+    out
+        A lazy array that shall hold the result.
     concatenate
         Join partial results into one array before ``combine`` and ``aggregate`` see them. Otherwise these get nested
         lists, one level an axis, and partial results may be anything.
     output_size
-        Length of the reduced axes in the result if ``keepdims``.
+        Length of the reduced axes in the result if ``keepdims``. Otherwise the functions are run on a block of ones:
+        if they leave more than one element, the length is unknown.
     meta
         An array of the result's dtype.
+    weights
+        An array that broadcasts to ``x``. ``chunk`` gets the part that belongs to its block as ``weights=``.
 
     Returns
     -------
@@ -292,6 +302,10 @@ def reduction(
     axes = build.normalize_axis(tuple(axis) if isinstance(axis, Iterable) else axis, x.ndim)
     aggregate = aggregate or combine or chunk
     chunk, aggregate = (partial(f, dtype=dtype) if has_parameter(f, "dtype") else f for f in (chunk, aggregate))
+    if keepdims and output_size is None:
+        output_size = _output_size(chunk, aggregate, x, axes, concatenate)
+    if weights is not None:
+        x, chunk = _with_weights(x, weights), _Weighted(chunk)
     final = _Final(aggregate, axes, keepdims, concatenate)
     join: Callable[..., Any]
     finish: Callable[..., Any]
@@ -304,8 +318,9 @@ def reduction(
     label = name or name_of(aggregate)
     rule = Reduction(label, _Partial(chunk, concatenate), join, finish, partial_itemsize=dtype.itemsize)
     every = config.get().split_every if split_every is None else split_every
-    sizes = None if output_size == 1 else dict.fromkeys(axes, output_size)
-    return Array(build.reduce(x.node, rule, axes, dtype, keepdims=keepdims, split_every=every, out_sizes=sizes))
+    sizes = dict.fromkeys(axes, output_size or 1)
+    node = build.reduce(x.node, rule, axes, dtype, keepdims=keepdims, split_every=every, out_sizes=sizes)
+    return Array(node) if out is None else into(out, Array(node), label)
 
 
 def _dtype(dtype: Any, meta: Any) -> np.dtype[Any]:
@@ -326,6 +341,39 @@ def axes_of(axes: int | Iterable[int] | None, ndim: int, what: str) -> tuple[int
 #
 # With concatenate=False partial results may be anything, so each travels as the one element of an object array.
 # Those arrays are joined like others, and taken apart into nested lists before the user's function sees them.
+
+
+def _output_size(
+    chunk: Callable[..., Any], aggregate: Callable[..., Any], x: Array, axes: tuple[int, ...], concatenate: bool
+) -> float:
+    """One, or NaN if the functions leave more of a block that is two long."""
+    try:
+        partial_ = _Partial(chunk, concatenate)(stand_in(x, 2), axes)
+        left = _Final(aggregate, axes, True, concatenate)(partial_)
+    except Exception:  # the functions cannot do with ones: they shall have what they announce
+        return 1
+    return 1 if all(left.shape[a] == 1 for a in axes) else nan
+
+
+def _with_weights(x: Array, weights: Any) -> Array:
+    """Pairs of an element and its weight: one block holds both."""
+    weights = broadcast_to(asarray(weights), x.shape)
+    pair = np.dtype([("x", x.dtype), ("weights", weights.dtype)])
+    return Array(build.elementwise(Mapped(_paired, (("pair", pair),)), [x.node, weights.node], pair, "weights"))
+
+
+def _paired(x: np.ndarray, weights: np.ndarray, *, pair: np.dtype[Any]) -> np.ndarray:
+    out = np.empty(np.broadcast_shapes(x.shape, weights.shape), pair)
+    out["x"], out["weights"] = x, weights
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighted:
+    func: Callable[..., Any]
+
+    def __call__(self, pairs: np.ndarray, **kwargs: Any) -> Any:
+        return self.func(pairs["x"], weights=pairs["weights"], **kwargs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ their NaNs last, and the two values between which a quantile lies are picked: th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from tilework.array.core import Array, into
 from tilework.array.creation import asarray
 from tilework.base import config
-from tilework.base.errors import PerformanceWarning, UnknownChunksError, UnsupportedError
+from tilework.base.errors import PerformanceWarning, PlanError, UnknownChunksError
 from tilework.base.sizes import format_bytes
 from tilework.plan import blocks, build
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
@@ -58,7 +58,7 @@ def quantile(
 ) -> Array:  # fmt: skip
     """Quantiles along axes, which become one block; for several ``q`` they are the first axis of the result.
 
-    ``q`` must not be lazy, and weights are not supported. See :func:`numpy.quantile`.
+    Weights (``method="inverted_cdf"``) have the shape of the array, or of the axes. See :func:`numpy.quantile`.
 
     Examples
     --------
@@ -102,27 +102,53 @@ def _quantile(
     keepdims: bool, weights: Any,
 ) -> Array:  # fmt: skip
     name = numpys.__name__
-    if weights is not None:
-        raise UnsupportedError(f"{name}: weights= is not supported; use xarray's weighted().quantile() or map_blocks")
-    if isinstance(q, Array):
-        raise UnsupportedError(f"{name}: q must not be a lazy array; compute() it first")
     a = asarray(a)
-    dtype = numpys(np.ones(1, a.dtype), q, method=method).dtype  # refuses values of q out of range, too
-    function = partial(of_block, q=q, method=method, keepdims=True)
-    return _reduced(function, a, axis, dtype, keepdims, out, name, np.shape(q))
+    sample: dict[str, Any] = {"q": np.zeros(q.shape, q.dtype)[()] if isinstance(q, Array) else q, "method": method}
+    known: dict[str, Any] = {"method": method, "keepdims": True}
+    lazy: dict[str, Array] = {}
+    (lazy if isinstance(q, Array) else known)["q"] = q
+    if weights is not None:
+        lazy["weights"] = _weights(asarray(weights), a, axis, name)
+        sample["weights"] = np.ones(1, lazy["weights"].dtype)
+    dtype = numpys(np.ones(1, a.dtype), **sample).dtype  # refuses values of q out of range, too
+    return _reduced(partial(of_block, **known), a, axis, dtype, keepdims, out, name, np.shape(q), lazy)
+
+
+def _weights(weights: Array, a: Array, axis: Any, label: str) -> Array:
+    """Weights with the axes of ``a``, of length one where they do not vary."""
+    if weights.shape == a.shape:
+        return weights
+    along = () if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, a.ndim)
+    if weights.shape != tuple(a.shape[k] for k in along):
+        raise PlanError(f"{label}: weights of shape {weights.shape} fit neither {a.shape} nor its axes {axis}")
+    return Array(build.rearrange(weights.node, [along.index(k) if k in along else None for k in range(a.ndim)]))
 
 
 def _reduced(
     function: Callable[..., Any], a: Array, axis: Any, dtype: Any, keepdims: bool, out: Any, label: str,
-    lead: Sequence[int] = (),
+    lead: Sequence[int] = (), lazy: Mapping[str, Array] | None = None,
 ) -> Array:  # fmt: skip
-    """``function(block, axis=axes)``, which keeps reduced axes and adds axes of lengths ``lead`` in front."""
+    """``function(block, axis=axes)``, which keeps reduced axes and adds axes of lengths ``lead`` in front.
+
+    ``lazy`` are further keywords: ``q``, which is handed over as a whole, and ``weights``, which lie as ``a`` does.
+    """
     axes = build.normalize_axis(axis, a.ndim)
     labels = tuple(range(a.ndim))
     front = tuple(("q", k) for k in range(len(lead)))
-    call = BlockFunction(_typed, (Slot(0),), {"axis": axes, "function": function, "dtype": dtype}, scratch=2.0)
+    inputs: list[Any] = [(in_one_block(a.node, axes, label), labels)]
+    options: dict[str, Any] = {}
+    for name, x in (lazy or {}).items():
+        options[name] = Slot(len(inputs))
+        if name == "weights":
+            chunks = zip(x.chunks, inputs[0][0].chunks, strict=True)
+            inputs.append((build.rechunk(x.node, tuple(c if c.total == 1 else d for c, d in chunks)), labels))
+        else:
+            inputs.append((x.node, tuple(("whole", k) for k in range(x.ndim))))
+    call = BlockFunction(
+        _typed, (Slot(0),), {"axis": axes, "function": function, "dtype": dtype, "options": options}, scratch=2.0
+    )
     node: ArrayNode = build.blockwise(
-        call, (*front, *labels), [(in_one_block(a.node, axes, label), labels)], dtype,
+        call, (*front, *labels), inputs, dtype,
         new_axes=dict(zip(front, lead, strict=True)), adjust_chunks=dict.fromkeys(axes, 1), label=label,
     )  # fmt: skip
     if not keepdims:
@@ -131,9 +157,13 @@ def _reduced(
     return Array(node) if out is None else into(out, Array(node), label)
 
 
-def _typed(block: np.ndarray, axis: Axes, function: Callable[..., Any], dtype: np.dtype[Any]) -> np.ndarray:
+def _typed(
+    block: np.ndarray, axis: Axes, function: Callable[..., Any], dtype: np.dtype[Any], options: dict[str, Any]
+) -> np.ndarray:
     """The function's result as announced: NumPy's dtype may depend on whether there are NaNs."""
-    return np.asarray(function(block, axis=axis)).astype(dtype, copy=False)
+    if "weights" in options:
+        options = {**options, "weights": np.broadcast_to(options["weights"], block.shape)}
+    return np.asarray(function(block, axis=axis, **options)).astype(dtype, copy=False)
 
 
 def block_limit() -> int:
@@ -191,12 +221,12 @@ def nanmedian_of_block(x: np.ndarray, axis: Axes) -> np.ndarray:
 
 
 def nanquantile_of_block(
-    x: np.ndarray, q: Any, axis: Axes, method: str = "linear", keepdims: bool = True
+    x: np.ndarray, q: Any, axis: Axes, method: str = "linear", keepdims: bool = True, weights: Any = None
 ) -> np.ndarray:
     """``numpy.nanquantile`` with kept dims. A Python number as ``q`` leaves the dtype alone, as in NumPy."""
     if x.dtype.kind != "f" or method != "linear":
         numpys: Any = np.nanquantile if x.dtype.kind in "fc" else np.quantile
-        return np.asarray(numpys(x, q, axis=axis, method=method, keepdims=True))
+        return np.asarray(numpys(x, q, axis=axis, method=method, keepdims=True, weights=weights))
     weak, q = type(q) in (int, float), np.asarray(q)
     dtype = x.dtype if weak or q.dtype.kind in "iu" else np.result_type(x.dtype, q.dtype)
     lanes, count = _sorted_lanes(x, axis)

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
+from tilework.array.binding import has_parameter, infer, name_of, stand_in
 from tilework.array.core import Array, into
 from tilework.array.creation import asarray, full
 from tilework.array.elementwise import cast, pick
 from tilework.array.indexing import getitem
 from tilework.array.manipulation import concatenate, diagonal
 from tilework.array.shapes import broadcast_to, moveaxis, ravel
-from tilework.base.errors import PlanError, UnsupportedError
+from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
 from tilework.plan import build, reducers
-from tilework.plan.ops import ArrayNode
+from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 from tilework.plan.reductions import Reduction
 
 SplitEvery = int | Mapping[int, int] | None
@@ -42,7 +43,8 @@ def _reduce(
     axes = build.normalize_axis(axis, a.ndim)
     reduction = make(a.dtype)
     if not identity and builtins.any(a.shape[k] == 0 for k in axes):
-        raise PlanError(f"zero-size array to reduction operation {reduction.name} which has no identity")
+        name = _NAMES.get(reduction.name, reduction.name)
+        raise PlanError(f"zero-size array to reduction operation {name} which has no identity")
     if axes:
         node: ArrayNode = build.reduce(
             a.node, reduction, axes, reduction.dtype, keepdims=bool(keepdims), split_every=split_every
@@ -51,6 +53,10 @@ def _reduce(
         node = build.rearrange(a.node, [*range(a.ndim), None])
         node = build.reduce(node, reduction, a.ndim, reduction.dtype)
     return Array(node) if out is None else into(out, Array(node), reduction.name)
+
+
+_NAMES = {"min": "minimum", "max": "maximum", "nanmin": "fmin", "nanmax": "fmax"}
+"""What NumPy calls the operations in its error messages: the names of the ufuncs."""
 
 
 def _masked(a: Any, where: Any, fill: Any) -> Array:
@@ -278,7 +284,24 @@ def _arg(name: str, a: Any, axis: int | None, out: Any, keepdims: bool, split_ev
         raise PlanError(f"attempt to get {name} of an empty sequence")
     make = {"argmin": reducers.argmin, "argmax": reducers.argmax,
             "nanargmin": reducers.nanargmin, "nanargmax": reducers.nanargmax}[name]  # fmt: skip
+    axes = range(a.ndim) if axis is None else (axis,)
+    if not builtins.all(a.chunks[k].known for k in axes):
+        if builtins.any(len(a.chunks[k]) > 1 for k in axes):
+            raise UnknownChunksError(
+                f"{name} along an axis of unknown chunksizes: where blocks begin is unknown; "
+                "call compute_chunk_sizes() first"
+            )
+        return _finished(_arg_of_block(getattr(np, name), a, axis, keepdims), out, name)
     return _reduce(a, make, axis, keepdims, split_every, out)
+
+
+def _arg_of_block(function: Callable[..., Any], a: Array, axis: int | None, keepdims: bool) -> Array:
+    """Positions along axes that are one block each."""
+    labels = tuple(range(a.ndim))
+    kept = labels if keepdims else tuple(k for k in labels if axis is not None and k != axis)
+    call = BlockFunction(function, (Slot(0),), {"axis": axis, "keepdims": keepdims})
+    ones: dict[Any, int] = dict.fromkeys(labels if axis is None else (axis,), 1)
+    return Array(build.blockwise(call, kept, [(a.node, labels)], np.intp, adjust_chunks=ones, label=function.__name__))
 
 
 def argmin(
@@ -418,6 +441,54 @@ def cumulative_prod(
 ) -> Array:
     """Cumulative product, with a one in front if ``include_initial``. See :func:`numpy.cumulative_prod`."""
     return _including(cumprod, x, axis, dtype, include_initial, 1)
+
+
+def cumreduction(
+    func: Callable[..., Any], binop: Callable[[Any, Any], Any], ident: Any, x: Any, axis: int | None = None,
+    dtype: Any = None, out: Any = None, method: str | None = None, preop: Callable[..., Any] | None = None,
+) -> Array:  # fmt: skip
+    """A cumulative operation of one's own, from a function of blocks and one that joins two results.
+
+    Parameters
+    ----------
+    func
+        ``func(block, axis=axis)``, the operation inside a block, such as ``np.cumsum``.
+    binop
+        ``binop(before, block)`` joins the last element of what came before with a later result, such as ``np.add``.
+    x
+        The array.
+    axis
+        Axis to go along; None for the flattened array.
+    dtype
+        Type of the result, which is passed to ``func`` if that can take it. Otherwise ``func`` is run on empty blocks
+        to see.
+    out
+        A lazy array that shall hold the result.
+    ident, method, preop
+        Without effect; for programs written for Dask.
+
+    Returns
+    -------
+    Array
+        Lazy, of the shape and chunks of ``x``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import tilework.array as ta
+    >>> ta.cumreduction(np.cumsum, np.add, 0, ta.ones(4, chunks=2), axis=0).compute()
+    array([1., 2., 3., 4.])
+    """
+    x = asarray(x)
+    if axis is None:
+        x, axis = ravel(x), 0
+    axis = normalize_axis_index(axis, x.ndim)
+    label = name_of(func)
+    if dtype is not None and has_parameter(func, "dtype"):
+        func = partial(func, dtype=dtype)
+    if dtype is None:
+        dtype = np.asarray(infer(func, lambda n: [stand_in(x, n)], {"axis": axis}, label)).dtype
+    return _finished(Array(build.scan(x.node, axis, (func, None, binop), np.dtype(dtype), label)), out, label)
 
 
 def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Array:
