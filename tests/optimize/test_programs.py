@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from math import isnan, nan, prod
+from math import inf, isnan, nan, prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from tilework.io.memory import ArraySource, BlockSink, MemorySink
 from tilework.optimize.keeping import repeatable
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize
+from tilework.optimize.scatter import in_passes
 from tilework.plan import build, ops
 from tilework.plan.blocks import AxisChunks, Chunks, normalize_chunks
 from tilework.plan.graph import topological
@@ -505,7 +506,9 @@ def programs(draw: st.DrawFn) -> list[Node]:
 class Planned:
     """A program on its way: outputs as stores and calls, optimized, lowered, as a task graph."""
 
-    def __init__(self, outputs: Sequence[Node], again: bool = True, rules: bool = True) -> None:
+    def __init__(
+        self, outputs: Sequence[Node], again: bool = True, rules: bool = True, hold_bytes: float = inf
+    ) -> None:
         self.sinks = {}
         stores: list[Node] = []
         for node in outputs:
@@ -520,7 +523,9 @@ class Planned:
         self.plan = optimize(stores, after=lambda name, now: verify(now, "program")) if rules else tuple(stores)
         if rules:
             verify(self.plan, "optimized")
-        self.lowered: Lowered = lower(self.plan, repeatable(topological(self.plan)) if again else ())
+        self.plan = in_passes(self.plan, hold_bytes)
+        repeated = repeatable(topological(self.plan)) if again else ()
+        self.lowered: Lowered = lower(self.plan, repeated, hold_bytes)
         verify_stages(self.lowered.stages)
         wanted = [place for place in self.lowered.outputs if place is not None]
         self.graph = taskgraph.build(self.lowered.stages, wanted, self.lowered.stores, self.lowered.resident_bytes)
@@ -545,12 +550,12 @@ slow = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, H
 
 
 @slow
-@given(programs(), st.booleans(), st.booleans())
-def test_a_program_gives_what_numpy_gives(outputs: list[Node], again: bool, rules: bool) -> None:
-    assert_equal(outputs, Planned(outputs, again, rules).run())
+@given(programs(), st.booleans(), st.booleans(), st.sampled_from([inf, 0, 500]))
+def test_a_program_gives_what_numpy_gives(outputs: list[Node], again: bool, rules: bool, hold_bytes: float) -> None:
+    assert_equal(outputs, Planned(outputs, again, rules, hold_bytes).run())
 
 
 @settings(slow, max_examples=100)
 @given(programs())
 def test_threads_give_what_numpy_gives(outputs: list[Node]) -> None:
-    assert_equal(outputs, Planned(outputs).run(workers=3))
+    assert_equal(outputs, Planned(outputs, hold_bytes=100).run(workers=3))

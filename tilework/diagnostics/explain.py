@@ -136,6 +136,8 @@ class Explanation:
         Tasks: blocks of all stages together.
     read_bytes, write_bytes
         Bytes read from and written to storage.
+    scratch_bytes
+        What is on disk for a while, since memory does not hold it: rechunks and shuffles.
     budget, workers
         What it would run with.
     predicted_peak
@@ -160,6 +162,7 @@ class Explanation:
     n_tasks: int
     read_bytes: int
     write_bytes: int
+    scratch_bytes: int
     budget: int
     workers: int
     predicted_peak: int
@@ -195,6 +198,7 @@ class Explanation:
             n_tasks=graph.n_tasks,
             read_bytes=sum(cost.read_bytes for cost in stages),
             write_bytes=sum(cost.write_bytes for cost in stages),
+            scratch_bytes=sum(stage.scratch_bytes for stage in graph.stages),
             budget=options.budget,
             workers=options.workers,
             predicted_peak=min(wanted, options.budget),
@@ -246,6 +250,7 @@ class Explanation:
         return [
             ("read", format_bytes(self.read_bytes) if self.read_bytes else "nothing"),
             ("written", format_bytes(self.write_bytes) if self.write_bytes else "nothing"),
+            *([("scratch", f"{format_bytes(self.scratch_bytes)} on disk for a while")] if self.scratch_bytes else []),
             ("memory", memory),
             ("", f"on top of the {format_bytes(self.process_bytes)} that this process takes already"),
             *_listed("kept", [one for one in self.shared if one.kept]),

@@ -318,7 +318,7 @@ class _Lowering:
         inputs = (opened, StageInput(writers, parts_written(scatter), pick))
         nothing = np.zeros(1, np.int64)
         self.scratch[node] = len(self.stages)
-        program = Program(chunks, (Block(0),), (), (Output(0),))
+        program = Program(chunks, (Block(0), Grouped(1, False)), (), (Output(0),))
         label = node.label + "-written"
         self.stages.append(Stage(label, scatter.parts, inputs, program, nothing, nothing, operations=(node.label,)))
 

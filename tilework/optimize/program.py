@@ -93,6 +93,7 @@ class ProgramBuilder:
         self.named: dict[tuple[ArrayNode, AxesMap], Value] = {}
         self.kept: list[Value] = []  # by goal: what the group makes for it
         self.made: list[Made] = []
+        self.outputs: tuple[Output, ...] = ()
 
     def build(self) -> Program:
         """The whole program."""
@@ -100,15 +101,18 @@ class ProgramBuilder:
             self.named[node, axes] = self._member(node, axes)
         self.kept = [self._goal(goal) for goal in self.group.goals]
         self.made = lay_out(self.values, self.kept)
-        outputs = tuple(map(self._output, self.group.goals, self.kept))
+        self.outputs = tuple(map(self._output, self.group.goals, self.kept))
         inner = len(self.group.domain) - self.group.goals[0].array.ndim
         segments = tuple(made.segment for made in self.made)
-        return Program(self.group.domain, tuple(self.operands), segments, outputs, inner)
+        return Program(self.group.domain, tuple(self.operands), segments, self.outputs, inner)
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """What each task leaves behind and what it needs on top, over the grid. Call after :meth:`build`."""
         goals, ndim = self.group.goals, len(self.group.domain)
-        return weigh.left_behind(goals, ndim), weigh.needed_on_top(self.values, self.made, goals, self.kept, ndim)
+        on_top = weigh.needed_on_top(self.values, self.made, goals, self.kept, ndim)
+        read = [operand.scatter for operand in self.operands if isinstance(operand, Gathered)]
+        written = [output.scatter for output in self.outputs if output.scatter is not None]
+        return weigh.left_behind(goals, ndim), on_top + weigh.pieces_at_once(read, written)
 
     def read_bytes(self) -> int:
         """What all tasks together read from storage."""

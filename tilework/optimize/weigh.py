@@ -17,7 +17,17 @@ from tilework.optimize.group import Goal
 from tilework.optimize.layout import Made, Value
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Elementwise, Reduce, Scan, Store
-from tilework.plan.stages import Assembled, Block, BlockSegment, Grouped, IndexPieces, Leaf, TileSegment
+from tilework.plan.stages import (
+    GATHER_BYTES,
+    Assembled,
+    Block,
+    BlockSegment,
+    Grouped,
+    IndexPieces,
+    Leaf,
+    Scatter,
+    TileSegment,
+)
 
 TILE_SCRATCH = 4 << 20
 """Scratch of a thread that runs tiles: a few buffers of the size of a tile. Kept between tasks, counted for each."""
@@ -137,6 +147,18 @@ def needed_on_top(
             if last[value] == k:
                 held = held - weight.get(value, 0.0)
     return peak
+
+
+def pieces_at_once(read: Sequence[Scatter], written: Sequence[Scatter]) -> int:
+    """Bytes of pieces that a task has in its hands on their way from or to scratch space. One way at a time."""
+    return max(
+        [GATHER_BYTES + _largest_piece(scatter) for scatter in read] + [_largest_piece(scatter) for scatter in written],
+        default=0,
+    )
+
+
+def _largest_piece(scatter: Scatter) -> int:
+    return scatter.dtype.itemsize * prod(int(axis.length.max(initial=0)) for axis in scatter.axes)
 
 
 def _is_view(value: Value) -> bool:

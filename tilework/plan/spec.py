@@ -51,6 +51,7 @@ from tilework.plan.stages import (
     BlockSegment,
     Calls,
     ExplicitMap,
+    Gathered,
     GridMap,
     Grouped,
     Leaf,
@@ -446,10 +447,11 @@ def _program(stage: Stage, program: Program) -> Problems:
             yield f"{operand} refers to inputs that do not exist"
         elif isinstance(operand, Assembled):
             yield from _assembled(operand, stage)
-        elif isinstance(operand, Block) and not _one_block(stage, operand.input):
+        elif isinstance(operand, Block | Gathered) and not _one_block(stage, operand.input):
             yield f"input {operand.input} is taken as a single block, but is none"
         elif isinstance(operand, Grouped) and isinstance(stage.inputs[operand.input].blocks, LinearMap):
             yield f"input {operand.input} is taken as several blocks, but is one"
+    used.update(output.scratch for output in program.outputs if output.scatter is not None)
     if used != set(range(len(stage.inputs))):
         yield f"inputs {sorted(used)} are used, {len(stage.inputs)} are asked for"
     values = len(program.operands)
@@ -465,7 +467,10 @@ def _program(stage: Stage, program: Program) -> Problems:
             yield f"output {output.value} of {values} values"
         if output.sink is not None and not len(output.offset) == len(output.chunks) == len(output.axes):
             yield f"offset {output.offset}, chunks {output.chunks} and axes {output.axes} of what is written"
-        yield from _along(output.chunks, output.axes, stage.grid)
+        if output.scatter is None:
+            yield from _along(output.chunks, output.axes, stage.grid)
+        elif len(output.axes) != len(output.scatter.axes) or not _one_block(stage, output.scratch):
+            yield f"pieces along {output.axes} go to input {output.scratch}"
 
 
 def _along(chunks: Sequence[AxisChunks], axes: Sequence[int | None], grid: tuple[int, ...]) -> Problems:
