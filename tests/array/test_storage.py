@@ -21,6 +21,7 @@ from tilework.base.errors import (
     UnsupportedError,
 )
 from tilework.delayed import delayed
+from tilework.io.zarr import ZarrSink
 
 
 @pytest.fixture
@@ -204,11 +205,18 @@ def test_store_later(grid, lazy):
         ta.store(lazy, array, compute=False, return_stored=True)
 
 
-def test_blocks_of_storage_are_written_once(lazy):
-    target = zarr.create_array({}, shape=(6, 10), chunks=(4, 4), dtype="f8")
-    with pytest.raises(ChunkError, match="two blocks would write to one chunk"):
+def test_blocks_of_storage_are_written_once(grid, lazy, monkeypatch):
+    """Blocks that would share chunks in storage are rechunked, to whole shards where there are any."""
+    written = []
+    write = ZarrSink.write
+    monkeypatch.setattr(ZarrSink, "write", lambda sink, *args: written.append(args[1]) or write(sink, *args))
+    for options in ({"chunks": (4, 4)}, {"chunks": (2, 2), "shards": (4, 4)}):
+        target = zarr.create_array({}, shape=(6, 10), dtype="f8", **options)
         ta.store(lazy, target)
-    lazy.rechunk((4, 8)).store(target)
+        np.testing.assert_array_equal(target[:], grid)
+        starts = [(rows.start, columns.start) for rows, columns in written]
+        assert sorted(starts) == [(a, b) for a in (0, 4) for b in (0, 4, 8)]
+        written.clear()
 
 
 def test_arrays_into_parts_of_one_target(grid):
@@ -217,7 +225,9 @@ def test_arrays_into_parts_of_one_target(grid):
     aligned = [x.rechunk((4, 5)) for x in halves]
     ta.store(aligned, [target, target], regions=[(slice(0, 4),), (slice(4, 6),)])
     np.testing.assert_array_equal(target[:], grid)
-    with pytest.raises(PlanError, match="same elements or storage chunks"):
+    with pytest.raises(
+        PlanError, match=r"storage chunks of one target: with whole chunks they take up \[0:4, 0:10\] and \[0:4"
+    ):
         ta.store([x[:2] for x in aligned], [target, target], regions=[(slice(0, 2),), (slice(2, 4),)])
     array = np.zeros((6, 10))
     with pytest.raises(PlanError, match="same elements"):
@@ -270,3 +280,62 @@ def test_from_delayed_checks():
         ta.from_delayed(ta.ones(3), (3,), dtype=float)
     with pytest.raises(BlockResultError):
         ta.from_delayed(delayed(np.ones)(4), (3,), dtype=float).compute()
+
+
+# ---------------------------------------------------------------- what may not be written
+
+
+@pytest.fixture
+def stored(tmp_path, grid):
+    z = zarr.create_array(tmp_path / "z", shape=(6, 10), chunks=(4, 5), dtype="f8")
+    z[:] = grid
+    return z
+
+
+def refused(tmp_path, stored, write, error, match):
+    before = stored[:]
+    with pytest.raises(error, match=match):
+        write()
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "z")[:], before)
+
+
+def test_only_what_storage_can_hold(tmp_path, stored, lazy):
+    refused(tmp_path, stored, lambda: (lazy * 1j).to_zarr(stored), DTypeError, "cannot hold complex128")
+    whole = zarr.create_array({}, shape=(6, 10), dtype="i4")
+    with pytest.raises(DTypeError, match="of int32 cannot hold float64; convert with astype"):
+        lazy.store(whole)
+    lazy.astype("i8").store(whole)
+    lazy.astype("f4").store(stored)
+
+
+def test_open_for_reading_only(tmp_path, stored, lazy):
+    for write in (lazy.store, lazy.to_zarr):
+        refused(
+            tmp_path, stored, lambda w=write: w(zarr.open_array(tmp_path / "z", mode="r")), StorageError, "reading only"
+        )
+
+
+def test_what_is_read_is_not_replaced_before(tmp_path, grid, stored):
+    x = ta.from_zarr(tmp_path / "z")
+    for y in (x[::-1], x[:, ::-1] + x, x - x.mean(axis=0), x.rechunk((6, 3)) + 1):
+        refused(tmp_path, stored, lambda y=y: y.to_zarr(stored), PlanError, "made from elements of zarr array")
+    refused(
+        tmp_path, stored, lambda: x[:4, :5].to_zarr(stored, region=(slice(0, 4), slice(2, 7))), PlanError, "made from"
+    )
+    (x + 1).to_zarr(stored)  # block by block in the same chunks
+    np.testing.assert_array_equal(stored[:], grid + 1)
+    (x[:4, :5] * 2).to_zarr(tmp_path / "z", region=(slice(0, 4), slice(5, 10)))
+    np.testing.assert_array_equal(stored[:4, 5:], (grid[:4, :5] + 1) * 2)
+
+
+def test_stores_that_are_read_are_not_overwritten(grid, lazy):
+    store = zarr.storage.MemoryStore()
+    lazy.to_zarr(store, component="a")
+    x = ta.from_zarr(store, "a")
+    for options in ({"overwrite": True}, {"mode": "w"}, {"overwrite": True, "compute": False}):
+        with pytest.raises(PlanError, match="made from what it would replace"):
+            (x * 2).to_zarr(store, component="a", **options)
+    np.testing.assert_array_equal(ta.from_zarr(store, "a").compute(), grid)
+    (x * 2).to_zarr(store, component="b")
+    (ta.from_zarr(store, "b") * 2).to_zarr(store, component="a", overwrite=True)
+    np.testing.assert_array_equal(ta.from_zarr(store, "a").compute(), grid * 4)

@@ -21,12 +21,11 @@ from tilework.base.errors import ChunkError, StorageError, UnknownChunksError
 from tilework.io.zarr import (
     ZarrSink,
     ZarrSource,
-    create_zarr_array,
     is_zarr_array,
     open_zarr_array,
-    replacing,
     storage_chunks,
 )
+from tilework.io.zarr_create import create_zarr_array, replacing
 from tilework.plan.blocks import AxisChunks, normalize_chunks
 from tilework.plan.protocols import Sink, Source
 from tilework.testing.sinks import SinkSuite

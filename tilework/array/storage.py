@@ -1,8 +1,9 @@
 """Arrays from storage and into storage, and arrays from delayed values.
 
-Whatever can be known to fail is refused before anything runs: arrays that do not fit, regions that overlap, two blocks
-that would write to one storage chunk, elements that storage cannot hold. A new array takes the place of an old one only
-when it is complete (see :func:`tilework.io.zarr.replacing`).
+Whatever can be known to fail is refused before anything runs: arrays that do not fit, regions that overlap, elements
+that storage cannot hold, targets that the plan reads or that cannot be written to. Blocks that would write to one
+storage chunk are joined first. A new array takes the place of an old one only when it is complete (see
+:mod:`tilework.io.zarr_create`).
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from tilework import session
 from tilework.array.core import Array
 from tilework.array.creation import asarray, from_array, normalize
 from tilework.base.errors import ChunkError, DTypeError, PlanError, StorageError, UnknownChunksError, UnsupportedError
+from tilework.base.tokens import tokenize
 from tilework.delayed import Delayed, delayed
 from tilework.io.memory import ArrayLikeSink
-from tilework.io.regions import regular
+from tilework.io.regions import format_region, regular
 from tilework.io.zarr import (
     ZarrSink,
     ZarrSource,
-    create_zarr_array,
+    begin_resumable,
     is_zarr_array,
     open_zarr_array,
-    replacing,
+    place_token,
     storage_chunks,
 )
+from tilework.io.zarr_create import create_zarr_array, local_place, replacing, resuming
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
-from tilework.plan.ops import Store
+from tilework.plan.graph import topological
+from tilework.plan.ops import ArrayNode, Blockwise, Source, Store
 from tilework.plan.protocols import Sink
 
 # ---------------------------------------------------------------- arrays from elsewhere
@@ -120,6 +124,7 @@ def store(
     compute: bool = True,
     return_stored: bool = False,
     flush: bool = False,
+    resume: bool = False,
     **options: Any,
 ) -> Any:
     """Write arrays into array-like objects, block by block.
@@ -129,7 +134,8 @@ def store(
     sources
         An array, or several.
     targets
-        As many objects with NumPy's assignment: NumPy, Zarr and HDF5 arrays.
+        As many objects with NumPy's assignment: NumPy, Zarr and HDF5 arrays. Blocks that would write to one chunk (or
+        shard) of a Zarr array are rechunked to whole chunks.
     lock
         True: one lock for each target; False: none; or a lock for all of them. Zarr and NumPy arrays need none.
     regions
@@ -140,15 +146,23 @@ def store(
         Return arrays that read what was written.
     flush
         Without effect; for programs written for Dask.
+    resume
+        For Zarr arrays: leave out what an earlier run of this program has written, see :func:`to_zarr`. Regions must
+        then be of whole chunks.
     **options
         Settings of the computation: see :func:`tilework.compute`.
 
     Raises
     ------
     ChunkError
-        If an array does not fit into its region, or two blocks would write to one chunk of a Zarr array.
+        If an array does not fit into its region.
+    DTypeError
+        If a Zarr array cannot hold elements of that kind.
     PlanError
-        If numbers of arrays, targets and regions differ, or regions overlap.
+        If numbers of arrays, targets and regions differ, regions overlap, or an array is made from what it would
+        replace, other than block by block.
+    StorageError
+        If a Zarr array is open for reading only.
 
     Examples
     --------
@@ -174,10 +188,12 @@ def store(
     stores = []
     for x, target, start in zip(arrays, targets, starts, strict=True):
         if is_zarr_array(target):
-            sink: Sink = ZarrSink(target, x.chunks, start)
-        else:
-            no_need = lock is True and isinstance(target, np.ndarray)
-            sink = locks.setdefault(id(target), ArrayLikeSink(target, False if no_need else lock))
+            stores.append(_into_zarr(x, target, start, resume))
+            continue
+        if resume:
+            raise UnsupportedError(f"store: resume=True is for Zarr arrays, not for {type(target).__name__}")
+        no_need = lock is True and isinstance(target, np.ndarray)
+        sink = locks.setdefault(id(target), ArrayLikeSink(target, False if no_need else lock))
         stores.append(build.store(x.node, sink, start))
     if not compute:
         if return_stored:
@@ -202,6 +218,7 @@ def to_zarr(
     compute: bool = True,
     return_stored: bool = False,
     mode: str | None = None,
+    resume: bool = False,
     **kwargs: Any,
 ) -> Any:
     """Write an array to Zarr.
@@ -227,6 +244,11 @@ def to_zarr(
     mode
         ``"w"`` means ``overwrite=True``; ``"a"``, ``"w-"`` and None make a new array; ``"r+"`` writes into one that
         exists.
+    resume
+        Leave out what an earlier run of this program has written before it was interrupted, however it was. A run that
+        finds everything written does nothing. Needs a store whose writes are whole or not at all: a local directory or
+        an object store. Programs are told apart by their plan: what is read, what is done, and the layout; files are
+        known by their place, large arrays in memory by the name that they are given (``from_array(name=...)``).
     **kwargs
         ``chunks``, ``shards``, ``compressors``, ``fill_value`` and more of ``zarr.create_array``. Chunks in storage
         are by default the array's blocks.
@@ -238,7 +260,19 @@ def to_zarr(
     ChunkError
         If the array does not fit into the region.
     DTypeError
-        If elements are Python objects.
+        If elements are Python objects, or of another kind than those of the array that exists.
+    PlanError
+        If the array is made from what it would replace. (In a local directory ``overwrite=True`` can do that.)
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import tilework.array as ta
+    >>> path = tempfile.mkdtemp() + "/x.zarr"
+    >>> ta.to_zarr(ta.arange(10, chunks=4), path, resume=True)
+    >>> ta.to_zarr(ta.arange(10, chunks=4), path, resume=True)  # all done
+    >>> ta.from_zarr(path).chunks
+    ((4, 4, 2),)
     """
     x = asarray(arr)
     if x.dtype.hasobject:
@@ -250,15 +284,19 @@ def to_zarr(
     if is_zarr_array(url) or region is not None or mode == "r+":
         target = open_zarr_array(url, component, storage_options, "r+")
         start = _start(x, target, region)
-        x = _in_whole_chunks(x, storage_chunks(target), start)
         place = None if region is None else tuple(slice(a, a + n) for a, n in zip(start, x.shape, strict=True))
-        return store(x, target, regions=place, compute=compute, return_stored=return_stored)
+        return store(x, target, regions=place, compute=compute, return_stored=return_stored, resume=resume)
     x, layout = _layout(x, kwargs)
     overwrite = overwrite or mode == "w"
+    if overwrite and (not compute or local_place(url, component) is None):
+        _check_not_read(x, url, component, storage_options)
     if compute:
-        with replacing(url, component, overwrite=overwrite, storage_options=storage_options, **layout) as target:
-            session.run_stores([build.store(x.node, ZarrSink(target, x.chunks))])
+        _write_new(x, url, component, overwrite, storage_options, layout, resume)
         return from_zarr(url, component, storage_options) if return_stored else None
+    if resume:
+        raise UnsupportedError(
+            "to_zarr: resume=True needs compute=True, for what is finished is found out when it runs"
+        )
     try:
         target = create_zarr_array(url, component, storage_options=storage_options, **layout)
     except StorageError as error:
@@ -268,6 +306,96 @@ def to_zarr(
             )
         raise
     return store(x, target, compute=False, return_stored=return_stored)
+
+
+def _write_new(
+    x: Array, url: Any, component: str | None, overwrite: bool, options: Any, layout: dict[str, Any], resume: bool
+) -> None:
+    """Make an array in storage, and write it."""
+    if not resume:
+        with replacing(url, component, overwrite=overwrite, storage_options=options, **layout) as target:
+            session.run_stores([build.store(x.node, ZarrSink(target, x.chunks))])
+        return
+    plan = tokenize("resume", x.node.token, layout)
+    with resuming(url, component, plan, overwrite=overwrite, storage_options=options, **layout) as target:
+        if target is not None:
+            session.run_stores([build.store(x.node, ZarrSink(target, x.chunks, plan=plan))])
+
+
+def _into_zarr(x: Array, target: Any, start: tuple[int, ...], resume: bool) -> Store:
+    """The write of an array into a Zarr array that exists."""
+    if target.read_only:
+        raise StorageError(f'zarr array {target.store_path} is open for reading only; open it with mode="r+"')
+    if not np.can_cast(x.dtype, target.dtype, "same_kind"):
+        raise DTypeError(
+            f"zarr array {target.store_path} of {target.dtype} cannot hold {x.dtype}; convert with astype() first"
+        )
+    x = _in_whole_chunks(x, storage_chunks(target), start)
+    _check_read_in_step(x, target, start)
+    if not resume:
+        return build.store(x.node, ZarrSink(target, x.chunks, start), start)
+    plan = tokenize("resume", x.node.token, start)
+    begin_resumable(target, start, x.shape, plan)
+    return build.store(x.node, ZarrSink(target, x.chunks, start, plan), start)
+
+
+# ---------------------------------------------------------------- what is read and replaced
+
+
+def _check_not_read(x: Array, url: Any, component: str | None, storage_options: Any) -> None:
+    """Raise if ``x`` is made from the array that it would replace."""
+    try:
+        place = place_token(open_zarr_array(url, component, storage_options))
+    except StorageError:
+        return
+    if _reads_of(x.node, place):
+        raise PlanError(
+            f"to_zarr: the array is made from what it would replace ({url}) and what would be gone before; "
+            "write it to another place"
+        )
+
+
+def _reads_of(node: ArrayNode, place: str) -> list[Source]:
+    """The reads of a Zarr array that a plan does."""
+    reads = [found for found in topological([node]) if isinstance(found, Source)]
+    return [read for read in reads if isinstance(read.source, ZarrSource) and read.source.place == place]
+
+
+def _check_read_in_step(x: Array, target: Any, start: tuple[int, ...]) -> None:
+    """Raise if a block of ``x`` is made from elements of ``target`` that another block of it replaces."""
+    place, unit = place_token(target), storage_chunks(target)
+    if not _reads_of(x.node, place):
+        return
+    (plan,) = session.optimize(x)  # where selections have become reads
+    in_step = _reads_in_step(plan.node, start)
+    box = [(a // u * u, -(-(a + n) // u) * u) for a, n, u in zip(start, x.shape, unit, strict=True)]
+    for read in _reads_of(plan.node, place):
+        apart = any(s.start >= last or s.stop <= first for s, (first, last) in zip(read.region, box, strict=True))
+        if not apart and read not in in_step:
+            raise PlanError(
+                f"store: the array is made from elements of zarr array {target.store_path} that it would replace, and "
+                "not block by block in the same chunks, so that some might be replaced before they are read; write it "
+                "to another place"
+            )
+
+
+def _reads_in_step(x: ArrayNode, start: tuple[int, ...]) -> set[Source]:
+    """Reads of which each block serves the block at the same place only, and so is read before that is written."""
+    reached: dict[ArrayNode, bool] = {x: True}
+    for node in reversed([found for found in topological([x]) if isinstance(found, ArrayNode)]):
+        labels: Sequence[Any] = (
+            node.axes if isinstance(node, Blockwise) and reached[node] else [None] * len(node.inputs)
+        )
+        for i, axes in zip(node.inputs, labels, strict=True):
+            if isinstance(i, ArrayNode):
+                reached[i] = reached.get(i, True) and axes == tuple(range(x.ndim)) and i.chunks == x.chunks
+    return {
+        node
+        for node, same in reached.items()
+        if same
+        and isinstance(node, Source)
+        and node.region == tuple(slice(a, a + n, 1) for a, n in zip(start, x.shape, strict=True))
+    }
 
 
 # ---------------------------------------------------------------- where it goes
@@ -305,12 +433,16 @@ def _check_apart(arrays: Sequence[Array], targets: Sequence[Any], starts: Sequen
     boxes: dict[Any, list[tuple[tuple[int, int], ...]]] = {}
     for x, target, start in zip(arrays, targets, starts, strict=True):
         unit = storage_chunks(target) if is_zarr_array(target) else (1,) * x.ndim
-        box = tuple((a // u, -(-(a + n) // u)) for a, n, u in zip(start, x.shape, unit, strict=True) if n == n)
+        box = tuple((a // u * u, -(-(a + n) // u) * u) for a, n, u in zip(start, x.shape, unit, strict=True) if n == n)
         boxes.setdefault(str(target.store_path) if is_zarr_array(target) else id(target), []).append(box)
     for same in boxes.values():
         for one, other in combinations(same, 2):
             if all(a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True)):
-                raise PlanError("store: two arrays would write to the same elements or storage chunks of one target")
+                shown = " and ".join(format_region(tuple(slice(a, b, 1) for a, b in box)) for box in (one, other))
+                raise PlanError(
+                    "store: two arrays would write to the same elements or storage chunks of one target: with whole "
+                    f"chunks they take up {shown}"
+                )
 
 
 def _later(stores: Sequence[Store]) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.engine.dependencies import needed_blocks
 from tilework.engine.ordering import depth_first_rank
-from tilework.plan.stages import Calls, Dependence, GridMap, Stage
+from tilework.plan.stages import Calls, Dependence, GridMap, Program, Stage
 
 
 @dataclass(eq=False)
@@ -108,7 +108,8 @@ def build(
     outputs
         Stage number and flat block number of each value that is wanted.
     always
-        Numbers of stages of which every task runs, wanted or not: those that write.
+        Numbers of stages of which every task runs, wanted or not: those that write. What their sinks hold already is
+        left out.
     resident_bytes
         Memory that sinks hold during the whole run.
     """
@@ -139,6 +140,8 @@ def build(
 def _needs(stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: Sequence[int]) -> list[np.ndarray]:
     """For each stage which tasks of its grid must run, found from the outputs back."""
     needs = [np.full(stage.size, s in always or isinstance(stage.work, Calls)) for s, stage in enumerate(stages)]
+    for s in always:
+        needs[s] &= ~_finished(stages[s])
     for s, block in outputs:
         needs[s][block] = True
     for s in range(len(stages) - 1, -1, -1):
@@ -168,6 +171,16 @@ def _needs(stages: Sequence[Stage], outputs: Sequence[tuple[int, int]], always: 
                 _, blocks = needed_blocks(i.blocks, stage.grid, stages[i.producer].grid, tasks)
                 needs[i.producer][blocks] = True
     return needs
+
+
+def _finished(stage: Stage) -> np.ndarray:
+    """Which tasks of a stage would only write what its sinks hold already."""
+    none = np.zeros(stage.size, bool)
+    if not isinstance(stage.work, Program):
+        return none
+    found = [output.sink.finished() if output.sink is not None else None for output in stage.work.outputs]
+    there = [blocks.reshape(-1) for blocks in found if blocks is not None]
+    return np.logical_and.reduce(there) if there and len(there) == len(found) else none
 
 
 def _need_before(blocks: Dependence, need: np.ndarray) -> None:

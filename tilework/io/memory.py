@@ -183,6 +183,9 @@ class MemorySink:
         with self._once:
             return self._memory
 
+    def finished(self) -> None:
+        return None
+
     def buffer(self, region: Region) -> np.ndarray:
         place: Any = (*region, ...)
         view: np.ndarray = self.array[place]
@@ -216,6 +219,9 @@ class BlockSink:
                 if 0 in shape:
                     self.blocks[index] = np.empty(shape, self.dtype)
         self._buffers: dict[int, np.ndarray] = {}  # handed out and not come back, by address
+
+    def finished(self) -> None:
+        return None
 
     def buffer(self, region: Region) -> np.ndarray:
         buffer = np.empty(region_shape(region), self.dtype)
@@ -274,6 +280,9 @@ class ArrayLikeSink:
     def __init__(self, target: Any, lock: Any = True) -> None:
         self._target, self._lock = target, _lock(lock)
         self.token = unique_token("target")
+
+    def finished(self) -> None:
+        return None
 
     def buffer(self, region: Region) -> None:
         return None  # not even for an ndarray: the plan may still read from it

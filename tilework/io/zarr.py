@@ -1,23 +1,25 @@
-"""Zarr arrays, formats 2 and 3, with and without shards. Needs the extra ``zarr``.
+"""Zarr arrays as sources and sinks: formats 2 and 3, with and without shards, in any store. Needs the extra ``zarr``.
 
-Reading. Zarr-Python answers every read on one event loop, with several hand-overs between threads: 0.4 to 1 ms a chunk
-beyond decoding, and threads that read at once wait for each other. Where the store is a local directory and the codecs
-are plain (see :class:`_Direct`), chunks are therefore read and decoded by the thread that wants them. Everything else
-goes through Zarr-Python.
+Reading. Where the codecs are plain (see :class:`~tilework.io.zarr_direct.DirectReader`) chunks are decoded by the
+thread that wants them. Everything else goes through Zarr-Python.
 
-Writing goes through Zarr-Python, which replaces a chunk's file in one step. Two blocks never write the same chunk: a
-:class:`ZarrSink` whose blocks are not whole storage chunks is refused. What is there already is replaced only if asked
-for, and by :func:`replacing` only when its successor is complete.
+Writing goes through Zarr-Python. Local directories and object stores replace a chunk in one step, so that a chunk that
+is there is whole. Two blocks never write the same chunk: a :class:`ZarrSink` whose blocks are not whole storage chunks
+is refused. New arrays are made by :mod:`tilework.io.zarr_create`.
+
+Writes that can be taken up again. Nothing is noted down about finished blocks: a block is finished if all of its chunks
+are there. What has to be noted is *who* wrote them. :func:`begin_resumable` leaves a record, a small object named after
+the plan, and refuses chunks that are there without one; a sink without a plan removes all records before it writes.
+Blocks that hold nothing but the fill value leave no chunk (unless Zarr's ``write_empty_chunks`` says so) and are made
+again.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,15 @@ from tilework.io.zarr_direct import DirectReader
 from tilework.plan.blocks import Chunks
 from tilework.plan.protocols import Region
 
+RECORDS = ".tilework"
+"""Directory beside an array's chunks that holds the records of plans that have written to it."""
 
-def _zarr() -> Any:
+
+KNOWN_AGAIN = "(large arrays in memory are known again only by name=, random numbers by their seed)"
+
+
+def zarr_python() -> Any:
+    """The module, or an ImportError that says how to get it."""
     try:
         import zarr
     except ImportError:
@@ -66,8 +75,12 @@ class ZarrSource:
     array
         An open ``zarr.Array``; see :func:`open_zarr_array`.
     name
-        A name that promises equal contents. Default: arrays at the same place in a local directory are the same;
-        other stores are told apart by identity.
+        A name that promises equal contents. Default: arrays at the same place are the same.
+
+    Attributes
+    ----------
+    place
+        The same for arrays at the same place in the same store, in every process if the store outlives it.
     """
 
     free = False
@@ -77,10 +90,9 @@ class ZarrSource:
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.storage_chunks: tuple[int, ...] | None = tuple(int(n) for n in array.chunks)
-        where = _directory(array)
-        self._direct = DirectReader.of(array, where)
-        place = str(where) if where is not None else (identity_token(array.store), array.path)
-        self.token = tokenize("zarr", name or place, self.shape, self.dtype, self.storage_chunks)
+        self._direct = DirectReader.of(array, directory_of(array))
+        self.place = place_token(array)
+        self.token = tokenize("zarr", name or self.place, self.shape, self.dtype, self.storage_chunks)
 
     def read(self, region: Region) -> np.ndarray:
         if self._direct is not None:
@@ -110,10 +122,24 @@ def _same(values: Any, fill: Any) -> Any:
     return np.isnan(values) if fill != fill else values == fill
 
 
-def _directory(array: Any) -> Path | None:
+def directory_of(array: Any) -> Path | None:
     """Where the array lies, if its store is a local directory."""
     store = array.store
-    return Path(os.path.abspath(store.root), array.path) if type(store) is _zarr().storage.LocalStore else None
+    return Path(os.path.abspath(store.root), array.path) if type(store) is zarr_python().storage.LocalStore else None
+
+
+def place_token(array: Any) -> str:
+    """A token for the place of an array: its store, however often that is opened, and the path in it."""
+    storage, store = zarr_python().storage, array.store
+    if type(store) in (storage.LocalStore, storage.MemoryStore, storage.ZipStore):
+        where: Any = str(directory_of(array) or store)
+    elif type(store) is storage.FsspecStore:
+        where = type(store.fs), store.fs.storage_options, store.path
+    elif type(store) is storage.ObjectStore:
+        where = repr(store.store), dict(getattr(store.store, "config", None) or {})
+    else:
+        where = identity_token(store)
+    return tokenize("place", where, array.path)
 
 
 def _failure(doing: str, array: Any, region: Region | None, error: Exception) -> StorageError:
@@ -146,7 +172,7 @@ def open_zarr_array(
     StorageError
         If there is no array; the message says what there is.
     """
-    zarr = _zarr()
+    zarr = zarr_python()
     if isinstance(url, zarr.Array):
         return url
     options = {"storage_options": dict(storage_options)} if storage_options else {}
@@ -177,6 +203,9 @@ class ZarrSink:
         Of what will be written.
     offset
         Where in the array the first element lands; default its beginning.
+    plan
+        Name of the plan that writes, if blocks that an earlier run of it has finished are not to be made again. It
+        must have a record: see :func:`begin_resumable`.
 
     Raises
     ------
@@ -188,8 +217,11 @@ class ZarrSink:
 
     resident_bytes = 0
 
-    def __init__(self, array: Any, chunks: Chunks, offset: tuple[int, ...] | None = None) -> None:
-        self._array = array
+    def __init__(
+        self, array: Any, chunks: Chunks, offset: tuple[int, ...] | None = None, plan: str | None = None
+    ) -> None:
+        self._array, self._plan = array, plan
+        self._records_may_be_there = plan is None and array.store.supports_deletes
         self.token = unique_token("zarr")
         offset = offset or (0,) * len(chunks)
         shape = tuple(axis.total for axis in chunks)
@@ -211,6 +243,17 @@ class ZarrSink:
                     f"{size} of zarr array {array.store_path}, so two blocks would write to one chunk; "
                     f"use rechunk({unit}) or multiples of that first"
                 )
+        self._offset, self._chunks = offset, chunks
+
+    def finished(self) -> np.ndarray | None:
+        shape = tuple(axis.total for axis in self._chunks)
+        if self._plan is None or 0 in shape:
+            return None
+        found = _chunks_there(self._array, self._offset, shape)
+        for axis, (start, unit) in enumerate(zip(self._offset, storage_chunks(self._array), strict=True)):
+            first = (start + self._chunks[axis].bounds[:-1]) // unit - start // unit
+            found = np.logical_and.reduceat(found, first, axis)
+        return found
 
     def buffer(self, region: Region) -> None:
         return None
@@ -219,106 +262,75 @@ class ZarrSink:
         if region is None:
             raise UnknownChunksError(f"block {index} has no known place in zarr array {self._array.store_path}")
         try:
+            self._forget_plans()
             self._array[region] = block
         except (TileworkError, MemoryError):
             raise
         except Exception as error:
             raise _failure("writing to", self._array, region, error) from error
 
+    def _forget_plans(self) -> None:
+        """Before the first write of a plan that is not to be resumed: chunks of others are no longer theirs alone."""
+        if self._records_may_be_there:
+            _wait(self._array.store.delete_dir(_under(self._array, RECORDS)))
+            self._records_may_be_there = False
 
-def create_zarr_array(
-    url: Any, component: str | None = None, *, overwrite: bool = False, storage_options: Any = None, **kwargs: Any
-) -> Any:
-    """Make a new Zarr array.
 
-    Parameters
-    ----------
-    url, component, storage_options
-        As for :func:`open_zarr_array`.
-    overwrite
-        Replace an array that is there, at once. A group, or a directory that is something else, is never replaced.
-    **kwargs
-        ``shape``, ``dtype``, ``chunks``, ``shards``, ``fill_value``, ... of ``zarr.create_array``.
-
-    Returns
-    -------
-    zarr.Array
+def begin_resumable(array: Any, offset: Sequence[int], shape: Sequence[int], plan: str) -> None:
+    """Leave a record that a plan writes a region.
 
     Raises
     ------
+    ChunkError
+        If the region's edges lie within chunks, which may hold others' elements.
     StorageError
-        If something is there already, or the array cannot be made.
+        If chunks are there that the plan has not written.
     """
-    _check_free(url, component, overwrite, storage_options)
-    return _create(url, component, overwrite, storage_options, kwargs)
-
-
-@contextmanager
-def replacing(
-    url: Any, component: str | None = None, *, overwrite: bool = False, storage_options: Any = None, **kwargs: Any
-) -> Iterator[Any]:
-    """A new Zarr array that takes its place when the block ends well, and disappears when it does not.
-
-    So a computation that fails, or that reads what it is going to replace, damages nothing. Parameters are those of
-    :func:`create_zarr_array`. Only local directories can do this; in any other store the array is made at its place.
-    """
-    _check_free(url, component, overwrite, storage_options)
-    if not isinstance(url, str | Path) or "://" in str(url):
-        yield _create(url, component, overwrite, storage_options, kwargs)
+    unit = storage_chunks(array)
+    for axis, (start, n, size, total) in enumerate(zip(offset, shape, unit, array.shape, strict=True)):
+        if start % size or ((start + n) % size and start + n != total):
+            raise ChunkError(
+                f"resume=True needs regions of whole storage chunks, for a chunk that is there counts as finished; "
+                f"{start}:{start + n} of axis {axis} is not, in chunks of {size} of zarr array {array.store_path}"
+            )
+    if has_record(array, plan):
         return
-    place = Path(os.path.abspath(url), component or "")
-    if component:
-        _parents(Path(os.path.abspath(url)), component, kwargs.get("zarr_format"))
-    staged, former = (place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.{end}") for end in ("partial", "former"))
-    try:
-        yield _create(staged, None, False, None, kwargs)
-        try:
-            if place.exists():
-                place.rename(former)
-            staged.rename(place)
-        except OSError as error:
-            if former.exists() and not place.exists():
-                former.rename(place)
-            raise StorageError(f"putting the new zarr array in its place {place} failed: {error}") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+    if 0 not in shape and _chunks_there(array, offset, shape).any():
+        raise StorageError(
+            f"zarr array {array.store_path} holds chunks that this program has not written {KNOWN_AGAIN}; "
+            "write without resume=True to replace them"
+        )
+    content = zarr_python().core.buffer.default_buffer_prototype().buffer.from_bytes(b"written by this plan\n")
+    _wait(array.store.set(_under(array, f"{RECORDS}/{plan}"), content))
 
 
-def _parents(root: Path, component: str, zarr_format: int | None) -> None:
-    """Make the groups that the array's path runs through."""
-    try:
-        group = _zarr().open_group(root, mode="a", **({"zarr_format": zarr_format} if zarr_format else {}))
-        if "/" in component:
-            group.require_group(component.rpartition("/")[0])
-    except Exception as error:
-        raise StorageError(f"making the group of zarr array {root}/{component} failed: {error}") from error
+def has_record(array: Any, plan: str) -> bool:
+    """Whether a run of the plan has begun to write to the array."""
+    return bool(_wait(array.store.exists(_under(array, f"{RECORDS}/{plan}"))))
 
 
-def _create(url: Any, component: str | None, overwrite: bool, storage_options: Any, kwargs: Mapping[str, Any]) -> Any:
-    try:
-        return _zarr().create_array(url, name=component, overwrite=overwrite, storage_options=storage_options, **kwargs)
-    except (TypeError, MemoryError):  # a wrong argument is the caller's business
-        raise
-    except Exception as error:
-        where = f"{url}/{component}" if component else str(url)
-        raise StorageError(f"making zarr array {where} failed: {type(error).__name__}: {error}") from error
+def _chunks_there(array: Any, offset: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Which of the chunks that a region touches are in storage."""
+    keys = set(_wait(_listed(array.store, _under(array, ""))))
+    spans = [
+        range(start // size, -(-(start + n) // size))
+        for start, n, size in zip(offset, shape, storage_chunks(array), strict=True)
+    ]
+    encode = array.metadata.encode_chunk_key
+    there = [_under(array, encode(index)) in keys for index in product(*spans)]
+    return np.array(there, bool).reshape([len(span) for span in spans])
 
 
-def _check_free(url: Any, component: str | None, overwrite: bool, storage_options: Any) -> None:
-    """Raise StorageError if something is there that must not be replaced."""
-    zarr = _zarr()
-    where = f"{url}/{component}" if component else str(url)
-    options = {"storage_options": dict(storage_options)} if storage_options else {}
-    try:
-        found = zarr.open(url, path=component or "", mode="r", **options)
-    except Exception:  # whatever is wrong with it: there is nothing that zarr can read
-        found = None
-    if isinstance(found, zarr.Group):
-        raise StorageError(f"{where} is a zarr group, which is not replaced by an array; give component=")
-    if found is not None and not overwrite:
-        raise StorageError(f"{where} holds a zarr array already; use overwrite=True to replace it")
-    local = isinstance(url, str | Path) and "://" not in str(url)
-    place = Path(url, component or "") if local else None
-    if found is None and place is not None and place.exists() and not (place.is_dir() and not any(place.iterdir())):
-        raise StorageError(f"{where} exists and is no zarr array; it is left alone")
+async def _listed(store: Any, prefix: str) -> list[str]:
+    return [key async for key in store.list_prefix(prefix)]
+
+
+def _under(array: Any, key: str) -> str:
+    return f"{array.path}/{key}" if array.path else key
+
+
+def _wait(request: Coroutine[Any, Any, Any]) -> Any:
+    """The answer of a store, which runs on Zarr-Python's event loop."""
+    from zarr.core.sync import sync
+
+    return sync(request)

@@ -48,6 +48,13 @@ class Sink(Protocol):
     resident_bytes: int
     """Memory that the sink itself holds while the plan runs (the result array); counted against the budget."""
 
+    def finished(self) -> np.ndarray | None:
+        """Which blocks need not be made, for storage holds them from an earlier run: a bool for each block of the grid.
+
+        None if all are to be written. Asked when a run is prepared.
+        """
+        ...
+
     def buffer(self, region: Region) -> np.ndarray | None:
         """Return memory in which the block may be computed in place, or None. ``write`` follows all the same."""
         ...

@@ -67,6 +67,10 @@ class SinkSuite:
         assert type(sink.resident_bytes) is int
         assert sink.resident_bytes in (0, self.reference.nbytes)
 
+    def test_nothing_is_finished_at_first(self, sink: Sink) -> None:
+        finished = sink.finished()
+        assert finished is None or (finished.shape == tuple(map(len, self.chunks)) and not finished.any())
+
     def test_write(self, sink: Sink) -> None:
         for index, region in self.places:
             sink.write(index, region, self.reference[region].copy())

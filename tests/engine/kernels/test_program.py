@@ -47,6 +47,9 @@ class Remembering:
         self.memory = memory
         self.written: list[tuple[tuple[int, ...], Region | None, np.ndarray]] = []
 
+    def finished(self) -> None:
+        return None
+
     def buffer(self, region: Region) -> np.ndarray | None:
         return None if self.memory is None else self.memory[region]
 
