@@ -86,7 +86,7 @@ def resuming(
             _check_free(url, component, overwrite, storage_options)
             found = _create(url, component, overwrite, storage_options, kwargs)
         begin_resumable(found, (0,) * len(found.shape), found.shape, plan)
-        yield open_zarr_array(url, component, storage_options, "r+")
+        yield _writable(open_zarr_array(url, component, storage_options, "r+"), kwargs)
         return
     if ours:
         yield None
@@ -104,10 +104,15 @@ def resuming(
         _parents(url, component, kwargs.get("zarr_format"))
         half = _create(staged, None, False, None, kwargs)
         begin_resumable(half, (0,) * len(half.shape), half.shape, plan)
-    yield open_zarr_array(staged, mode="r+")
+    yield _writable(open_zarr_array(staged, mode="r+"), kwargs)
     for leftover in staged.rglob("*.partial"):  # of chunks that were being written when a run was killed
         leftover.unlink()
     _put(staged, place)
+
+
+def _writable(array: Any, kwargs: Mapping[str, Any]) -> Any:
+    """An array with the settings that storage does not keep."""
+    return array.with_config(kwargs["config"]) if kwargs.get("config") else array
 
 
 def local_place(url: Any, component: str | None) -> Path | None:
