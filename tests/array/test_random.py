@@ -161,10 +161,48 @@ def test_choice_without_replacement_is_a_choice_over_all_blocks():
     np.testing.assert_array_equal(np.sort(y.compute()), np.arange(50))
     with pytest.raises(ValueError, match="larger sample than population"):
         rng.choice(3, size=4, replace=False)
-    with pytest.raises(UnsupportedError, match="2 dimensions"):
-        rng.choice(np.zeros((2, 2)), size=4)
     with pytest.raises(PlanError, match="a=0"):
         rng.choice(0, size=4)
+    with pytest.raises(ValueError, match="same size"):
+        rng.choice(3, size=4, p=[0.5, 0.5])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_choice_along_an_axis(lazy):
+    a = np.arange(12).reshape(3, 4)
+    x = ta.random.default_rng(0).choice(ta.from_array(a, chunks=2) if lazy else a, size=(5, 2), axis=1, chunks=2)
+    assert x.shape == (3, 5, 2)
+    values = x.compute()
+    assert (values % 4 == values[0] % 4).all()
+    np.testing.assert_array_equal(values // 4, np.broadcast_to(np.arange(3)[:, None, None], x.shape))
+
+
+def test_choice_with_lazy_chances():
+    rng = ta.random.default_rng(0)
+    p = ta.from_array([0.0, 0.5, 0.0, 0.5], chunks=2)
+    assert set(rng.choice(4, size=100, p=p, chunks=30).compute()) == {1, 3}
+    assert set(rng.choice(ta.arange(10, 14, chunks=2), size=100, p=p, chunks=30).compute()) == {11, 13}
+    with pytest.raises(UnsupportedError, match="replace=True"):
+        rng.choice(4, size=2, p=p, replace=False)
+
+
+@pytest.mark.parametrize("chunks", [2, (2, 3), (2, 3, -1), "auto", {0: 2}])
+def test_chunks_of_vectors(chunks):
+    x = ta.random.default_rng(0).multinomial(20, [0.2, 0.3, 0.5], size=(4, 3), chunks=chunks)
+    assert x.shape == (4, 3, 3)
+    assert x.numblocks[-1] == 1
+    np.testing.assert_array_equal(x.sum(axis=-1).compute(), 20)
+
+
+def test_vectors_are_described_by_what_is_known():
+    with pytest.raises(UnsupportedError, match="multinomial: pvals"):
+        ta.random.default_rng(0).multinomial(20, ta.ones(2) / 2)
+
+
+def test_generators_of_a_kind():
+    for seed in (np.random.PCG64, np.random.PCG64(3), ta.random.default_rng(3)):
+        assert 0 < ta.random.Generator(seed).random().compute() < 1
+    assert ta.random.RandomState(1).tomaxint(10, chunks=4).min().compute() >= 0
 
 
 def test_permutation():

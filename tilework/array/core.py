@@ -297,6 +297,15 @@ def known_length(x: Array, axis: int, what: str) -> int:
     return int(n)
 
 
+def in_memory(value: Any, what: str) -> Any:
+    """A parameter that decides about shapes: it must be known while the program is written."""
+    if isinstance(value, Array):
+        raise UnsupportedError(
+            f"{what} must be known before anything is computed, not a lazy array; compute() it first"
+        )
+    return value
+
+
 def into(out: Any, result: Array, what: str, casting: str = "same_kind") -> Array:
     """Let ``out`` hold the result, as NumPy's ``out=`` does."""
     if not isinstance(out, Array):

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from tilework.array.core import Array
+from tilework.array.core import Array, in_memory, known_length
 from tilework.array.creation import asarray, from_array, normalize
+from tilework.array.manipulation import take
+from tilework.array.shapes import reshape_node
 from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
 from tilework.io.random import RandomSource
 from tilework.plan import build
@@ -127,7 +129,7 @@ class Generator:
         shuffle: bool = True,
         chunks: Any = "auto",
     ) -> Array:
-        """As :meth:`numpy.random.Generator.choice`, from a number or a one-dimensional array.
+        """As :meth:`numpy.random.Generator.choice`.
 
         Examples
         --------
@@ -136,15 +138,19 @@ class Generator:
         >>> sorted(rng.choice(5, size=5, replace=False, chunks=2).compute().tolist())
         [0, 1, 2, 3, 4]
         """
-        a = _population(a)
-        shape = _shape(size)
-        if replace and not isinstance(a, Array):
-            return self._source("choice", {"a": a, "p": p}, shape, chunks, np.int64 if np.ndim(a) == 0 else a.dtype)
-        n = int(a.shape[0]) if np.ndim(a) else int(a)
-        picked = self._eager().choice(n, shape, replace, p, axis, shuffle)
-        if isinstance(a, Array):
-            return _picked(a, picked, chunks)
-        return from_array(picked if np.ndim(a) == 0 else a[picked], chunks)
+        a, axis, n = _population(a, axis)
+        number, shape = np.ndim(a) == 0, _shape(size)
+        if isinstance(p, Array):
+            if not replace:
+                raise UnsupportedError("choice: a lazy p is possible only with replace=True; compute() it first")
+            sizes = normalize(chunks, shape, np.int64)
+            positions = self._blockwise("choice", {"a": n, "p": p}, {}, sizes, np.int64)
+            return positions if number else take(a, positions, axis)
+        if replace and (number or (isinstance(a, np.ndarray) and a.ndim == 1)):
+            np.random.default_rng(0).choice(a, 0, p=p)  # for NumPy to judge p
+            return self._source("choice", {"a": a, "p": p}, shape, chunks, np.int64 if number else a.dtype)
+        picked = self._eager().choice(n, shape, replace, p, shuffle=shuffle)
+        return from_array(picked, chunks) if number else _picked(asarray(a), picked, axis, chunks)
 
     def permutation(self, x: Any, axis: int = 0, chunks: Any = "auto") -> Array:
         """As :meth:`numpy.random.Generator.permutation`. ``chunks`` are those of the result if ``x`` is a number.
@@ -181,6 +187,8 @@ class Generator:
     ) -> Array:
         values = {name: _parameter(value) for name, value in parameters.items()}
         vectors = method in _VECTORS
+        if vectors:
+            values = {name: in_memory(value, f"{method}: {name}") for name, value in values.items()}
         shapes = [] if vectors else [np.shape(value) for value in values.values()]
         probe = _probe(method, values, options, shapes)
         shape = np.broadcast_shapes(*shapes) if size is None else _shape(size)
@@ -191,13 +199,11 @@ class Generator:
         if not any(isinstance(value, Array) for value in values.values()):
             return self._source(method, {**values, **options}, shape, chunks, probe.dtype)
         previous = next((v.chunks for v in values.values() if isinstance(v, Array) and v.shape == shape), None)
-        sizes = normalize(chunks, shape, probe.dtype, previous)
+        sizes = _sizes(method, chunks, shape, probe.dtype, previous)
         return self._blockwise(method, values, options, sizes, probe.dtype)
 
     def _source(self, method: str, kwargs: Mapping[str, Any], shape: tuple[int, ...], chunks: Any, dtype: Any) -> Array:
-        sizes = normalize(chunks, shape, dtype)
-        if method in _VECTORS and len(sizes[-1]) > 1:
-            raise PlanError(f"{method}: the last axis is one vector and cannot be divided into chunks {sizes[-1]}")
+        sizes = _sizes(method, chunks, shape, dtype)
         return Array(build.source(RandomSource(method, (), kwargs, self._next_seed(), sizes, dtype), sizes, method))
 
     def _blockwise(
@@ -205,7 +211,7 @@ class Generator:
     ) -> Array:
         """Blocks drawn with blocks of lazy parameters."""
         seed = self._next_seed()
-        inputs: list[tuple[ArrayNode, tuple[int, ...]]] = []
+        inputs: list[tuple[ArrayNode, tuple[Any, ...]]] = []
         kwargs = dict(options)
         labels = tuple(range(len(sizes)))
         for name, value in values.items():
@@ -213,9 +219,12 @@ class Generator:
                 kwargs[name] = value
                 continue
             x = asarray(value)
+            kwargs[name] = Slot(len(inputs))
+            if method == "choice":  # the chances of all: every block needs them as a whole
+                inputs.append((x.node, tuple((name, k) for k in range(x.ndim))))
+                continue
             where = labels[len(labels) - x.ndim :]
             wanted = tuple(c if c.total == 1 else sizes[k] for c, k in zip(x.chunks, where, strict=True))
-            kwargs[name] = Slot(len(inputs))
             inputs.append((build.rechunk(x.node, wanted), where))
         draw = _DrawBlock(method, (seed.entropy, tuple(seed.spawn_key)), sizes)
         function = BlockFunction(draw, (), kwargs, place=True)
@@ -266,6 +275,10 @@ class RandomState(Generator):
         low, high = (1, low) if high is None else (low, high)
         return self.integers(low, high, size, int, True, chunks)
 
+    def tomaxint(self, size: Any = None, chunks: Any = "auto") -> Array:
+        """Integers from zero up to the largest there is."""
+        return self.integers(0, np.iinfo(np.int64).max, size, np.int64, True, chunks)
+
     def random_sample(self, size: Any = None, chunks: Any = "auto") -> Array:
         """Uniform numbers from 0 to 1."""
         return self.random(size, chunks=chunks)
@@ -286,7 +299,8 @@ def default_rng(seed: Any = None) -> Generator:
     ----------
     seed
         A number, a sequence of numbers, a :class:`numpy.random.SeedSequence`, a NumPy bit generator or generator
-        (whose seed is taken), or None for one that is different every time. A generator is passed through.
+        (whose seed is taken), or None for one that is different every time; so is a class of bit generators. A
+        generator is passed through.
 
     Examples
     --------
@@ -304,9 +318,27 @@ _VECTORS = ("dirichlet", "multinomial", "multivariate_hypergeometric", "multivar
 """Methods whose elements are vectors, and whose parameters describe all of them."""
 
 
+def _sizes(method: str, chunks: Any, shape: Sequence[int], dtype: Any, previous: Any = None) -> Chunks:
+    """Chunks of what a method draws. Vectors are never divided: what is given may leave out their axis."""
+    if method not in _VECTORS:
+        return normalize(chunks, shape, dtype, previous)
+    if not isinstance(chunks, tuple | list | dict):
+        chunks = (chunks,) * (len(shape) - 1)
+    if not isinstance(chunks, dict) and len(chunks) == len(shape) - 1:
+        chunks = (*chunks, -1)
+    sizes = normalize(chunks, shape, dtype, previous)
+    if len(sizes[-1]) > 1:
+        raise PlanError(f"{method}: the last axis is one vector and cannot be divided into chunks {sizes[-1]}")
+    return sizes
+
+
 def _seed_sequence(seed: Any) -> np.random.SeedSequence:
     if isinstance(seed, np.random.RandomState):
         raise UnsupportedError("a numpy RandomState cannot seed lazy arrays; pass the number that it was made from")
+    if isinstance(seed, Generator):
+        return seed._seeds
+    if isinstance(seed, type):  # a kind of bit generator: without a seed of its own
+        return np.random.SeedSequence()
     bits = getattr(seed, "bit_generator", seed)
     found = getattr(bits, "seed_seq", bits)
     return found if isinstance(found, np.random.SeedSequence) else np.random.SeedSequence(found)
@@ -343,26 +375,21 @@ def _probe(method: str, values: Mapping[str, Any], options: Mapping[str, Any], s
     return np.asarray(getattr(np.random.default_rng(0), method)(**empty, **options, size=size))
 
 
-def _population(a: Any) -> Any:
-    """What to choose from: a whole number, a 1-d NumPy array or a 1-d lazy array."""
+def _population(a: Any, axis: int) -> tuple[Any, int, int]:
+    """What to choose from, a whole number or an array; the axis along which; and how many there are."""
     if isinstance(a, int | np.integer):
         if a <= 0:
             raise PlanError(f"choice: a={a} is no number of things to choose from; give a positive one, or an array")
-        return int(a)
+        return int(a), 0, int(a)
     a = a if isinstance(a, Array) else np.asarray(a)
-    if a.ndim != 1:
-        raise UnsupportedError(f"choice: a has {a.ndim} dimensions; only one is supported, so choose positions instead")
-    if isnan(a.shape[0]):
-        raise UnknownChunksError("choice: a has unknown length; call compute_chunk_sizes() first")
-    return a
+    axis = np.lib.array_utils.normalize_axis_index(axis, a.ndim)
+    return a, axis, known_length(a, axis, "choice") if isinstance(a, Array) else a.shape[axis]
 
 
-def _picked(a: Array, positions: Any, chunks: Any) -> Array:
-    """The elements at ``positions``, in that shape."""
-    shape = np.shape(positions)
-    taken = build.take(a.node, np.ravel(positions), 0)
-    if len(shape) != 1:
-        taken = build.reshape(taken, shape)
+def _picked(a: Array, positions: Any, axis: int, chunks: Any) -> Array:
+    """What is at ``positions`` along an axis, which is replaced by the axes of ``positions``."""
+    shape = (*a.shape[:axis], *np.shape(positions), *a.shape[axis + 1 :])
+    taken = reshape_node(build.take(a.node, np.ravel(positions), axis), shape)
     return Array(build.rechunk(taken, normalize(chunks, shape, a.dtype, taken.chunks)))
 
 
