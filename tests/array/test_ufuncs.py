@@ -306,6 +306,9 @@ def test_select_choose_digitize(a, x):
     i = np.array([0, 2, 1, 1])
     choices = [a[0], a[1] * 10, 7]
     assert_eq(ta.choose(ta.from_array(i, chunks=3), choices), np.choose(i, choices))
+    assert_eq(ta.choose(ta.from_array(i + 1, chunks=3), choices, mode="wrap"), np.choose(i + 1, choices, mode="wrap"))
+    with pytest.raises(TypeError, match="condition 0 must be boolean"):
+        ta.select([x], [x])
     assert_eq(ta.digitize(x, [-1, 0, 1]), np.digitize(a, [-1, 0, 1]))
 
 

@@ -6,6 +6,7 @@ computed, so do not change that before. Constants and ranges hold no values at a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ def shape_of(shape: Any, signed: bool = False) -> tuple[int, ...]:
     """A shape from what a user wrote: an int, or a sequence of ints, not negative unless ``signed``."""
     if not np.iterable(shape):
         shape = (shape,)
-    lengths = tuple(int(n.__index__()) for n in shape)
+    lengths = tuple(map(operator.index, shape))
     if not signed and any(n < 0 for n in lengths):
         raise PlanError(f"shape {lengths} has a negative length; lengths are zero or more")
     return lengths
@@ -484,7 +485,7 @@ def meshgrid(*xi: Any, sparse: bool = False, indexing: str = "xy", copy: bool = 
         raise PlanError(f"meshgrid: indexing={indexing!r} must be 'xy' or 'ij'")
     vectors = [asarray(x).node for x in xi]
     if any(node.ndim > 1 for node in vectors):
-        raise PlanError("meshgrid: coordinates must be one-dimensional; ravel() them")
+        raise UnsupportedError("meshgrid: coordinates must be one-dimensional; ravel() them")
     vectors = [node if node.ndim else build.rearrange(node, [None]) for node in vectors]
     places = list(range(len(vectors)))
     if indexing == "xy" and len(places) > 1:

@@ -22,9 +22,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 """By NumPy function or generalized ufunc: the function of ``tilework.array`` that stands for it."""
 
 _NEAREST = {
-    "apply_along_axis": "rechunk the axis to one block and use map_blocks",
     "convolve": "use map_overlap with a depth of the kernel's length",
-    "copyto": "use where(mask, new, old)",
+    "copyto": "use where(mask, new, old); into a NumPy array, copy what compute() returns",
     "correlate": "use map_overlap with a depth of the kernel's length",
     "cross": "write it out with multiply and subtract on the components",
     "fill_diagonal": "use where(eye(n, dtype=bool), value, x)",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework.array.core import Array
+from tilework.array.core import Array, in_memory
 from tilework.array.creation import asarray
 from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
 from tilework.base.tokens import tokenize
@@ -60,7 +60,7 @@ def _along(f: Array, axis: int, spacing: Any, edge_order: int) -> Array:
         raise UnknownChunksError(f"gradient: axis {axis} has unknown chunk sizes; call compute_chunk_sizes() first")
     if n < edge_order + 1:
         raise PlanError(f"gradient: axis {axis} of length {n} is too short; edge_order={edge_order} needs one more")
-    spacing = np.asarray(spacing)
+    spacing = np.asarray(in_memory(spacing, "gradient: a distance"))
     if spacing.ndim and spacing.shape != (n,):
         raise PlanError(f"gradient: coordinates of shape {spacing.shape} do not fit axis {axis} of length {n}")
     dtype = np.gradient(np.ones(3, f.dtype), *([np.arange(3, dtype=spacing.dtype)] if spacing.ndim else [])).dtype

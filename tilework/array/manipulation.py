@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from math import nan
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from tilework.array.core import Array, known_length
+from tilework.array.core import Array, in_memory, into, known_length
 from tilework.array.creation import asarray, at_and_below, axis_index, stack_nodes, zeros
 from tilework.array.elementwise import cast, pick
 from tilework.array.indexing import getitem
@@ -154,7 +155,7 @@ def append(arr: Any, values: Any, axis: int | None = None) -> Array:
 def insert(arr: Any, obj: Any, values: Any, axis: int | None = None) -> Array:
     """Values put in before the given places of an axis. See :func:`numpy.insert`."""
     arr, axis = _along(arr, axis)
-    n = known_length(arr, axis, "insert")
+    n, obj = known_length(arr, axis, "insert"), in_memory(obj, "insert: obj")
     new = Array(cast(asarray(values).node, arr.dtype))
     count = len(np.insert(np.arange(n), obj, 0)) - n
     if count == 1:  # then there may be several values, all for one place
@@ -171,7 +172,7 @@ def delete(arr: Any, obj: Any, axis: int | None = None) -> Array:
     arr, axis = _along(arr, axis)
     n = known_length(arr, axis, "delete")
     keep = np.ones(n, bool)
-    keep[obj] = False
+    keep[obj if isinstance(obj, slice) else np.asarray(in_memory(obj, "delete: obj"))] = False
     return _cut(arr, axis, keep)
 
 
@@ -194,10 +195,11 @@ def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Array
     x = asarray(ary)
     axis = normalize_axis_index(axis, x.ndim)
     n = known_length(x, axis, "split")
-    if np.ndim(indices_or_sections):
-        cuts = [0, *(int(i) for i in indices_or_sections), n]
+    given = in_memory(indices_or_sections, "split: the places")
+    if np.ndim(given):
+        cuts = [0, *map(operator.index, given), n]
     else:
-        sections = int(indices_or_sections)
+        sections = operator.index(given)
         if sections <= 0:
             raise PlanError(f"split: the number of sections must be larger than 0, not {sections}")
         each, more = divmod(n, sections)
@@ -216,18 +218,25 @@ def split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Array]:
 
 def hsplit(ary: Any, indices_or_sections: Any) -> list[Array]:
     """:func:`split` by columns."""
-    x = asarray(ary)
+    x = _of_at_least(1, ary, "hsplit")
     return split(x, indices_or_sections, 1 if x.ndim > 1 else 0)
 
 
 def vsplit(ary: Any, indices_or_sections: Any) -> list[Array]:
     """:func:`split` by rows."""
-    return split(ary, indices_or_sections, 0)
+    return split(_of_at_least(2, ary, "vsplit"), indices_or_sections, 0)
 
 
 def dsplit(ary: Any, indices_or_sections: Any) -> list[Array]:
     """:func:`split` along the third axis."""
-    return split(ary, indices_or_sections, 2)
+    return split(_of_at_least(3, ary, "dsplit"), indices_or_sections, 2)
+
+
+def _of_at_least(ndim: int, ary: Any, what: str) -> Array:
+    x = asarray(ary)
+    if x.ndim < ndim:
+        raise PlanError(f"{what} only works on arrays of {ndim} or more dimensions, not of shape {x.shape}")
+    return x
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Array, ...]:
@@ -240,32 +249,35 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Array, ...]:
 # ---------------------------------------------------------------- picking
 
 
-def take(a: Any, indices: Any, axis: int | None = None, out: None = None, mode: str = "raise") -> Array:
+def take(a: Any, indices: Any, axis: int | None = None, out: Any = None, mode: str = "raise") -> Array:
     """Elements along an axis (default: of all in a row). See :func:`numpy.take`."""
     a, axis = _along(a, axis)
-    if mode == "raise":
-        return _cut(
-            a,
-            axis,
-            indices if isinstance(indices, Array) else np.asarray(indices, np.intp if np.size(indices) == 0 else None),
-        )
-    if mode not in ("wrap", "clip"):
+    if not isinstance(indices, Array):
+        indices = np.asarray(indices, np.intp if np.size(indices) == 0 else None)
+    if not np.can_cast(indices.dtype, np.intp, "same_kind"):
+        raise DTypeError(f"take: indices must be integers, not {indices.dtype}")
+    if mode == "wrap":
+        indices = indices % known_length(a, axis, "take")
+    elif mode == "clip":
+        indices = np.clip(indices, 0, known_length(a, axis, "take") - 1)
+    elif mode != "raise":
         raise PlanError(f"take: mode={mode!r} must be 'raise', 'wrap' or 'clip'")
-    n = a.shape[axis]
-    positions = np.asarray(indices)
-    return _cut(a, axis, positions % n if mode == "wrap" else np.clip(positions, 0, n - 1))
+    result = _cut(a, axis, indices.astype(np.intp) if indices.dtype.kind == "b" else indices)
+    return result if out is None else into(out, result, "take")
 
 
-def compress(condition: Any, a: Any, axis: int | None = None, out: None = None) -> Array:
+def compress(condition: Any, a: Any, axis: int | None = None, out: Any = None) -> Array:
     """Elements along an axis where the condition holds; it may be shorter than the axis. See :func:`numpy.compress`."""
     a, axis = _along(a, axis)
     if np.ndim(condition) != 1:
         raise PlanError("compress: condition must be a 1-d array")
-    if not isinstance(condition, Array):
-        return _cut(a, axis, np.flatnonzero(np.asarray(condition, bool)))
-    if condition.shape[0] < a.shape[axis]:
-        a = _cut(a, axis, slice(0, condition.shape[0]))
-    return _cut(a, axis, Array(cast(condition.node, bool)))
+    if isinstance(condition, Array):
+        if condition.shape[0] < a.shape[axis]:
+            a = _cut(a, axis, slice(0, condition.shape[0]))
+        result = _cut(a, axis, Array(cast(condition.node, bool)))
+    else:
+        result = _cut(a, axis, np.flatnonzero(np.asarray(condition, bool)))
+    return result if out is None else into(out, result, "compress")
 
 
 def extract(condition: Any, arr: Any) -> Array:
@@ -354,6 +366,7 @@ def roll(a: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
     a = asarray(a)
     if axis is None:
         return reshape(roll(ravel(a), shift, 0), a.shape)
+    shift = in_memory(shift, "roll: shift")
     for by, k in zip(*np.broadcast_arrays(np.atleast_1d(shift), np.atleast_1d(axis)), strict=True):
         k = normalize_axis_index(int(k), a.ndim)
         n = a.shape[k]
@@ -369,7 +382,8 @@ def roll(a: Any, shift: int | Sequence[int], axis: int | Sequence[int] | None = 
 def tile(A: Any, reps: Any) -> Array:
     """The array repeated as a whole. See :func:`numpy.tile`."""
     a = asarray(A)
-    times = (int(reps),) if not np.iterable(reps) else tuple(int(r) for r in reps)
+    reps = in_memory(reps, "tile: reps")
+    times = tuple(map(operator.index, reps if np.iterable(reps) else (reps,)))
     if any(r < 0 for r in times):
         raise PlanError(f"tile: reps={reps} must not be negative")
     a = getitem(a, (None,) * (len(times) - a.ndim))

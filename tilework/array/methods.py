@@ -72,8 +72,13 @@ def _to_device(self: Array, device: Any, /, *, stream: Any = None) -> Array:
     return self
 
 
+_API_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12", "2025.12")
+
+
 def _namespace(self: Array, /, *, api_version: str | None = None) -> Any:
     """The module :mod:`tilework.array`, for the array API."""
+    if api_version not in (None, *_API_VERSIONS):
+        raise PlanError(f"api_version={api_version!r} is none of {', '.join(_API_VERSIONS)}")
     return sys.modules["tilework.array"]
 
 

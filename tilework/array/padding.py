@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilework.array import reductions
-from tilework.array.core import Array
+from tilework.array.core import Array, in_memory
 from tilework.array.creation import asarray, axis_index, full
 from tilework.array.indexing import getitem
 from tilework.array.manipulation import concatenate
@@ -62,7 +62,7 @@ def _pairs(value: Any, ndim: int, what: str) -> list[tuple[Any, Any]]:
         given = {int(k) % max(1, ndim): v for k, v in value.items()}
         return [_pairs(given.get(k, 0), 1, what)[0] for k in range(ndim)]
     try:
-        pairs = np.broadcast_to(np.asarray(value), (ndim, 2)).tolist()
+        pairs = np.broadcast_to(np.asarray(in_memory(value, f"pad: {what}")), (ndim, 2)).tolist()
     except ValueError:
         raise PlanError(f"pad: {what}={value} must be a number, a pair, or a pair for each of {ndim} axes") from None
     if what == "pad_width" and not all(isinstance(w, int) for pair in pairs for w in pair):

@@ -430,17 +430,17 @@ def _including(
 
 
 def cumulative_sum(
-    x: Any, /, *, axis: int | None = None, dtype: Any = None, out: None = None, include_initial: bool = False
+    x: Any, /, *, axis: int | None = None, dtype: Any = None, out: Any = None, include_initial: bool = False
 ) -> Array:
     """Cumulative sum, with a zero in front if ``include_initial``. See :func:`numpy.cumulative_sum`."""
-    return _including(cumsum, x, axis, dtype, include_initial, 0)
+    return _finished(_including(cumsum, x, axis, dtype, include_initial, 0), out, "cumulative_sum")
 
 
 def cumulative_prod(
-    x: Any, /, *, axis: int | None = None, dtype: Any = None, out: None = None, include_initial: bool = False
+    x: Any, /, *, axis: int | None = None, dtype: Any = None, out: Any = None, include_initial: bool = False
 ) -> Array:
     """Cumulative product, with a one in front if ``include_initial``. See :func:`numpy.cumulative_prod`."""
-    return _including(cumprod, x, axis, dtype, include_initial, 1)
+    return _finished(_including(cumprod, x, axis, dtype, include_initial, 1), out, "cumulative_prod")
 
 
 def cumreduction(

@@ -19,7 +19,7 @@ from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
 from tilework.array.manipulation import concatenate
 from tilework.array.shapes import ravel, reshape_node
-from tilework.base.errors import PlanError, UnknownChunksError
+from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import BlockFunction, Slot
@@ -43,24 +43,31 @@ def _on_whole_axis(function: Any, a: Any, axis: int | None, dtype: Any, label: s
     return Array(build.blockwise(call, labels, [(node, labels)], dtype or a.dtype, label=label))
 
 
+def _refuse_fields(order: Any) -> None:
+    if order is not None:
+        raise UnsupportedError(f"sort: order={order!r} is not supported; sort by the field x[name]")
+
+
 def _order_of(stable: bool | None, kind: str | None) -> str | None:
     return "stable" if stable or kind == "stable" else kind
 
 
 def sort(
-    a: Any, axis: int | None = -1, kind: str | None = None, order: None = None, *, stable: bool | None = None,
+    a: Any, axis: int | None = -1, kind: str | None = None, order: Any = None, *, stable: bool | None = None,
     descending: bool = False,
 ) -> Array:  # fmt: skip
     """Elements in order along an axis, which becomes one block. See :func:`numpy.sort`."""
+    _refuse_fields(order)
     function = partial(_sort, kind=_order_of(stable, kind), descending=descending)
     return _on_whole_axis(function, a, axis, None, "sort")
 
 
 def argsort(
-    a: Any, axis: int | None = -1, kind: str | None = None, order: None = None, *, stable: bool | None = None,
+    a: Any, axis: int | None = -1, kind: str | None = None, order: Any = None, *, stable: bool | None = None,
     descending: bool = False,
 ) -> Array:  # fmt: skip
     """Positions that put the elements in order along an axis, which becomes one block. See :func:`numpy.argsort`."""
+    _refuse_fields(order)
     function = partial(_argsort, kind=_order_of(stable, kind), descending=descending)
     return _on_whole_axis(function, a, axis, np.intp, "argsort")
 

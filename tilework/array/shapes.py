@@ -7,6 +7,7 @@ move down through it. Only a true reshape may have to rechunk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def transpose(a: Any, axes: Sequence[int] | None = None) -> Array:
     a = asarray(a)
     if axes is None:
         axes = range(a.ndim)[::-1]
-    elif len(axes) != a.ndim:
+    axes = axes if np.iterable(axes) else (axes,)
+    if len(axes) != a.ndim:
         raise PlanError(f"transpose: axes {tuple(axes)} don't match an array of {a.ndim} dimensions")
     return Array(build.rearrange(a.node, normalize_axis_tuple(axes, a.ndim)))
 
@@ -290,7 +292,7 @@ def ndim(a: Any) -> int:
     return asarray(a).ndim
 
 
-def size(a: Any, axis: int | None = None) -> Any:
-    """Number of elements, of all or along an axis."""
+def size(a: Any, axis: int | Sequence[int] | None = None) -> Any:
+    """Number of elements, of all or along axes."""
     a = asarray(a)
-    return a.size if axis is None else a.shape[axis]
+    return a.size if axis is None else prod(a.shape[k] for k in normalize_axis_tuple(axis, a.ndim))

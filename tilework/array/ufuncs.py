@@ -8,6 +8,7 @@ would refuse is refused in NumPy's words.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from tilework.array import reductions
-from tilework.array.core import Array, into
-from tilework.array.creation import asarray, operand
+from tilework.array.core import Array, in_memory, into
+from tilework.array.creation import asarray, check_device, operand
 from tilework.array.dispatch import FUNCTIONS
 from tilework.array.elementwise import Mapped, Masked, Part, cast, pick
 from tilework.array.gufuncs import apply_gufunc
@@ -43,7 +44,9 @@ def elementwise(fn: Any, *args: Any, dtype: Any = None, label: str | None = None
 
 def mapped(function: Any, *args: Any, label: str | None = None, **keywords: Any) -> Array:
     """A NumPy function that works element by element, though it is no ufunc."""
-    return elementwise(Mapped(function, tuple(keywords.items())), *args, label=label or function.__name__)
+    label = label or function.__name__
+    known = tuple((name, in_memory(value, f"{label}: {name}")) for name, value in keywords.items())
+    return elementwise(Mapped(function, known), *args, label=label)
 
 
 # ---------------------------------------------------------------- the protocol
@@ -210,9 +213,12 @@ def astype(x: Any, dtype: Any, /, *, casting: str = "unsafe", copy: bool = True,
         The type.
     casting
         What may be lost: see :func:`numpy.can_cast`.
-    copy, device
+    copy
         Without effect.
+    device
+        ``"cpu"``, if given.
     """
+    check_device(device)
     x = asarray(x)
     if not np.can_cast(x.dtype, dtype, casting):  # type: ignore[arg-type]
         raise DTypeError(f"astype: cannot cast {x.dtype} to {dtype} by the rule {casting!r}; use casting='unsafe'")
@@ -251,13 +257,13 @@ def clip(a: Any, min: Any = None, max: Any = None, out: Any = None, *, a_min: An
 
 def round(a: Any, decimals: int = 0, out: Any = None) -> Array:
     """Elements rounded to even, to a number of decimals. See :func:`numpy.round`."""
-    a = asarray(a)
+    a, decimals = asarray(a), operator.index(decimals)
     if a.dtype.kind == "f" and decimals == 0:
         result = elementwise(np.rint, a, label="round")
     elif a.dtype.kind in "iu" and decimals >= 0:
         result = a
     else:
-        result = mapped(np.round, a, decimals=int(decimals))
+        result = mapped(np.round, a, decimals=decimals)
     return result if out is None else into(out, result, "round")
 
 
@@ -319,13 +325,18 @@ def isneginf(x: Any, out: Any = None) -> Array:
 
 
 def nan_to_num(x: Any, copy: bool = True, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Array:
-    """NaN and infinities replaced by numbers. See :func:`numpy.nan_to_num`."""
-    return mapped(np.nan_to_num, x, nan=nan, posinf=posinf, neginf=neginf)
+    """NaN and infinities replaced by numbers, in ``x`` itself without ``copy``. See :func:`numpy.nan_to_num`."""
+    result = mapped(np.nan_to_num, x, nan=nan, posinf=posinf, neginf=neginf)
+    return result if copy else into(x, result, "nan_to_num")
 
 
 def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Array:
     """Whether elements are equal within a tolerance. See :func:`numpy.isclose`."""
-    return mapped(np.isclose, a, b, rtol=rtol, atol=atol, equal_nan=equal_nan)
+    return elementwise(Mapped(_isclose, (("equal_nan", equal_nan),)), a, b, rtol, atol, label="isclose")
+
+
+def _isclose(a: Any, b: Any, rtol: Any, atol: Any, *, equal_nan: bool) -> Any:
+    return np.isclose(a, b, rtol, atol, equal_nan)
 
 
 def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Array:
@@ -354,28 +365,31 @@ def select(condlist: Sequence[Any], choicelist: Sequence[Any], default: Any = 0)
     """Elements of the first choice whose condition holds. See :func:`numpy.select`."""
     if len(condlist) != len(choicelist) or len(condlist) == 0:
         raise PlanError(f"select: {len(condlist)} conditions and {len(choicelist)} choices; give as many of both")
+    conditions = [asarray(condition) for condition in condlist]
+    for k, condition in enumerate(conditions):
+        if condition.dtype != bool:
+            raise DTypeError(f"select: condition {k} must be boolean, not {condition.dtype}")
     dtype = np.result_type(
         *(c if isinstance(c, int | float | complex) else asarray(c).dtype for c in (*choicelist, default))
     )
     result = default
-    for condition, choice in zip(reversed(condlist), reversed(choicelist), strict=True):
-        result = where(asarray(condition), choice, result)
+    for condition, choice in zip(reversed(conditions), reversed(choicelist), strict=True):
+        result = where(condition, choice, result)
     return astype(result, dtype)
 
 
-def choose(a: Any, choices: Sequence[Any], out: None = None, mode: str = "raise") -> Array:
+def choose(a: Any, choices: Sequence[Any], out: Any = None, mode: str = "raise") -> Array:
     """Elements of the choice that ``a`` names. See :func:`numpy.choose`."""
-    if mode != "raise":
-        raise UnsupportedError(f"choose: mode={mode!r} is not supported; clip or wrap the index first")
-    return elementwise(Mapped(_choose), a, *choices, label="choose")
+    result = elementwise(Mapped(_choose, (("mode", mode),)), a, *choices, label="choose")
+    return result if out is None else into(out, result, "choose")
 
 
-def _choose(a: Any, *choices: Any) -> Any:
-    return np.choose(a, choices)
+def _choose(a: Any, *choices: Any, mode: Any) -> Any:
+    return np.choose(a, choices, mode=mode)
 
 
 def digitize(x: Any, bins: Any, right: bool = False) -> Array:
     """The bin that each element falls into. See :func:`numpy.digitize`."""
-    edges = np.asarray(bins)
+    edges = np.asarray(in_memory(bins, "digitize: bins"))
     np.digitize(np.empty(0), edges)  # checks them
     return mapped(np.digitize, x, bins=edges, right=right)

@@ -268,6 +268,8 @@ def normalize_axis(axis: Any, ndim: int) -> tuple[int, ...]:
     """``axis`` of a reduction as a sorted tuple. Raises numpy.exceptions.AxisError, and ValueError for repeats."""
     if axis is None:
         return tuple(range(ndim))
+    if getattr(axis, "ndim", 0):
+        raise TypeError(f"an axis is an integer or a tuple of integers, not an array: {axis!r}")
     return tuple(sorted(np.lib.array_utils.normalize_axis_tuple(axis, ndim)))
 
 
