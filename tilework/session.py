@@ -132,7 +132,7 @@ def _lower(
         graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
         if not keeping.worth_a_trial(lowered.shared, budget):
             break
-        worst = budgeting.worst_moment(graph, workers)
+        worst = budgeting.worst_moment(graph, 1)  # where it is tight further workers wait
         if worst.bytes <= budget:
             break
         cheap = keeping.repeatable(topological(plan))

@@ -135,3 +135,18 @@ def test_a_column_is_done_before_the_next_one_begins() -> None:
     x = ta.ones((20, 30), chunks=1).map_blocks(np.sqrt, dtype="f8")
     assert most_held(graph_of(x - x.mean(axis=0))) <= 20 + 16
     assert most_held(graph_of(x - x.mean(axis=0), x.max(axis=0))) <= 2 * 20 + 16
+
+
+def test_what_shares_something_comes_together_within_a_tree_too() -> None:
+    # 8 to 11: joined row by row to 12; each needs the mean (4 to 7) of its column (0 to 3), and the column itself
+    columns = [(k + 4, k) for k in range(4)]
+    rows = [(8, 4), (8, 5), (9, 6), (9, 7), (10, 4), (10, 5), (11, 6), (11, 7)]
+    edges = [*columns, *rows, (12, 8), (12, 9), (12, 10), (12, 11)]
+    order = order_of(*edges, sizes=[4, 4, 4, 1])
+    assert [task for task in order if task >= 8] == [8, 10, 9, 11, 12]
+
+
+def test_a_reduction_of_anomalies_holds_few_columns() -> None:
+    x = ta.ones((64, 64), chunks=1).map_blocks(np.sqrt, dtype="f8")
+    graph = graph_of((x - x.mean(axis=0)).max())  # whose last level joins sixteen columns at a time
+    assert most_held(graph) <= 16 * 64

@@ -2,9 +2,10 @@
 
 Every task hangs under its first user, which makes a forest (links of a chain count as users only where there are no
 others). Numbering that forest in postorder (children in the order in which their parent needs them) is depth first: a
-task's inputs are made right before it, and what they hold is freed soon. Trees that need something of an earlier tree
-follow it: to subtract the mean of each column, all blocks of a column come before those of the next one. A task that
-also needs something from elsewhere in the forest is moved behind it. Millions of tasks take about a second, because the work goes stage by stage
+task's inputs are made right before it, and what they hold is freed soon. Of the trees under one task (and of all
+trees) those that need something of an earlier one follow it at once: to subtract the mean of each column, all blocks of
+a column come before those of the next one. A task that also needs something from elsewhere in the forest is moved
+behind it. Millions of tasks take about a second, because the work goes stage by stage
 and never task by task (but for stages that depend on themselves).
 """
 
@@ -13,6 +14,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+
+
+CLIMB = 100
+"""Steps that are climbed towards a common ancestor; trees of blocks are less deep, chains of delayed calls are not."""
 
 
 def depth_first_rank(offsets: np.ndarray, indptr: np.ndarray, deps: np.ndarray) -> np.ndarray:
@@ -41,7 +46,8 @@ def depth_first_rank(offsets: np.ndarray, indptr: np.ndarray, deps: np.ndarray) 
     for a, b in inner:
         _prefer_others(parent, deps, users, a, b)
     size = _sizes(parent, stages, inner)
-    key = _postorder(parent, size, stages, inner, users, indptr, deps)
+    place = _together(parent, stages, inner, users, deps)
+    key = _postorder(parent, size, place, stages, inner, users, indptr, deps)
     _move_behind(key, stages, inner, indptr, deps)
     order = np.argsort(key, kind="stable")
     rank = np.empty(n, np.int32)
@@ -82,6 +88,7 @@ def _sizes(parent: np.ndarray, stages: list[tuple[int, int]], inner: set[tuple[i
 def _postorder(
     parent: np.ndarray,
     size: np.ndarray,
+    place: np.ndarray,
     stages: list[tuple[int, int]],
     inner: set[tuple[int, int]],
     users: np.ndarray,
@@ -90,7 +97,8 @@ def _postorder(
 ) -> np.ndarray:
     """Postorder number of each task in the forest; gaps do not matter."""
     start = np.zeros(len(parent), np.int64)
-    roots = _roots(parent, users, deps)
+    roots = np.flatnonzero(parent < 0)
+    roots = roots[np.argsort(place[roots], kind="stable")]
     weight = size[roots]
     start[roots] = np.cumsum(weight) - weight
     for a, b in reversed(stages):
@@ -105,7 +113,8 @@ def _postorder(
                         start[d] = at
                         at += int(size[d])
             continue
-        needed, user = deps[lo:hi], users[lo:hi]
+        order = np.lexsort((place[deps[lo:hi]], users[lo:hi]))
+        needed, user = deps[lo:hi][order], users[lo:hi][order]
         tree = parent[needed] == user
         weight = np.where(tree, size[needed], 0)
         before = np.cumsum(weight) - weight
@@ -115,28 +124,58 @@ def _postorder(
     return start + size - 1
 
 
-def _roots(parent: np.ndarray, users: np.ndarray, deps: np.ndarray) -> np.ndarray:
-    """The roots of the forest in the order in which their trees are done: those that share something together."""
-    roots = np.flatnonzero(parent < 0)
-    if len(roots) == 1:
-        return roots
-    tree = _top(np.where(parent < 0, np.arange(len(parent)), parent))
-    user, needed = tree[users], tree[deps]
-    across = needed < user
-    before = np.arange(len(parent))
-    before[roots] = -1
-    np.maximum.at(before, user[across], needed[across])  # the last of the earlier trees that one needs something of
-    before[roots] = np.where(before[roots] < 0, roots, before[roots])
-    return roots[np.argsort(_top(before)[roots], kind="stable")]
+def _together(
+    parent: np.ndarray, stages: list[tuple[int, int]], inner: set[tuple[int, int]], users: np.ndarray, deps: np.ndarray
+) -> np.ndarray:
+    """Where each task comes among those with the same parent: a key to sort them by.
+
+    By itself a task has the place at which its parent names it. But if anything in its tree needs something in the tree
+    of an earlier sibling, it goes with the last of these.
+    """
+    place = np.arange(len(parent))  # of roots
+    hangs = parent[deps] == users
+    place[deps[hangs]] = np.flatnonzero(hangs)
+    one, other = _siblings(users[~hangs], deps[~hangs], parent, _depths(parent, stages, inner))
+    later = place[other] < place[one]
+    one, other = one[later], other[later]
+    leader = np.arange(len(parent))
+    last = np.argsort(place[other], kind="stable")
+    leader[one[last]] = other[last]  # the last write wins
+    while not np.array_equal(above := leader[leader], leader):
+        leader = above
+    return place[leader]
 
 
-def _top(above: np.ndarray) -> np.ndarray:
-    """Follow ``above`` from each task up to where it ends (in itself)."""
-    while True:
-        higher = above[above]
-        if np.array_equal(higher, above):
-            return above
-        above = higher
+def _depths(parent: np.ndarray, stages: list[tuple[int, int]], inner: set[tuple[int, int]]) -> np.ndarray:
+    """Number of tasks above each one."""
+    depth = np.zeros(len(parent), np.int32)
+    for a, b in reversed(stages):
+        if (a, b) in inner:
+            for t in range(b - 1, a - 1, -1):
+                depth[t] = depth[parent[t]] + 1 if parent[t] >= 0 else 0
+        else:
+            depth[a:b] = np.where(parent[a:b] >= 0, depth[parent[a:b]] + 1, 0)
+    return depth
+
+
+def _siblings(
+    one: np.ndarray, other: np.ndarray, parent: np.ndarray, depth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tasks above (or at) each pair that have the same parent, or none; pairs of which one is above the other drop.
+
+    Chains are climbed only so far: pairs that are not there after :data:`CLIMB` steps drop as well.
+    """
+    found: list[tuple[np.ndarray, np.ndarray]] = [(one[:0], other[:0])]
+    for _ in range(CLIMB):
+        if not len(one):
+            break
+        up, down = depth[one] - depth[other], parent[one] != parent[other]
+        there = (up == 0) & ~down
+        found.append((one[there & (one != other)], other[there & (one != other)]))
+        one, other, up = one[~there], other[~there], up[~there]
+        one, other = np.where(up >= 0, parent[one], one), np.where(up <= 0, parent[other], other)
+    ones, others = zip(*found, strict=True)
+    return np.concatenate(ones), np.concatenate(others)
 
 
 def _move_behind(
