@@ -220,7 +220,7 @@ def test_block():
 def test_append_insert_delete(a, x):
     assert_eq(np.append(x, a, axis=1), np.append(a, a, axis=1))
     assert_eq(np.append(x, 1), np.append(a, 1))
-    for obj in (1, [1, 3], [3, 1, 1], slice(0, 4, 2), -1, np.array([True, False, True, False])):
+    for obj in (1, [1, 3], [3, 1, 1], (0, 2), [], slice(0, 4, 2), -1, np.array([True, False, True, False])):
         assert_eq(np.delete(x, obj, axis=1), np.delete(a, obj, axis=1))
     assert_eq(np.delete(x, 5), np.delete(a, 5))
     for obj, values in [

@@ -172,7 +172,9 @@ def delete(arr: Any, obj: Any, axis: int | None = None) -> Array:
     arr, axis = _along(arr, axis)
     n = known_length(arr, axis, "delete")
     keep = np.ones(n, bool)
-    keep[obj if isinstance(obj, slice) else np.asarray(in_memory(obj, "delete: obj"))] = False
+    if not isinstance(in_memory(obj, "delete: obj"), slice):
+        obj = np.asarray(obj, np.intp if np.size(obj) == 0 else None)
+    keep[obj] = False
     return _cut(arr, axis, keep)
 
 
