@@ -64,7 +64,7 @@ def apply_gufunc(
     output_dtypes
         Type of the result, or a list with one for each. Otherwise the function is run on empty blocks to see.
     output_sizes
-        Lengths of core dimensions that only outputs have.
+        Lengths of core dimensions that only outputs have, or that are others in outputs than in inputs.
     vectorize
         Call ``func`` for single elements of the loop dimensions, as :class:`numpy.vectorize` does.
     allow_rechunk
@@ -110,6 +110,7 @@ def apply_gufunc(
     labels = _labels(arrays, ins)
     loops = max((names[: len(names) - len(core)] for names, core in zip(labels, ins, strict=True)), key=len, default=())
     sizes = _check_sizes(arrays, labels, {d for core in ins for d in core}, allow_rechunk, where)
+    changed = {d for d, n in (output_sizes or {}).items() if d in sizes and sizes[d] != n}
     sizes.update(output_sizes or {})
     for core in outs:
         for dim in core:
@@ -121,8 +122,9 @@ def apply_gufunc(
     if allow_rechunk:
         arrays = [_whole_core(array, len(core)) for array, core in zip(arrays, ins, strict=True)]
     fields = [(dtype, tuple(sizes[d] for d in core)) for dtype, core in zip(dtypes, outs, strict=True)]
-    pairs = list(zip(arrays, labels, strict=True))
-    nodes = _outputs(func, pairs, kwargs, loops, list(zip(outs, fields, strict=True)), several, label)
+    pairs = list(zip(arrays, map(_distinct, labels), strict=True))
+    named = [_distinct([("changed", d) if d in changed else d for d in core]) for core in outs]
+    nodes = _outputs(func, pairs, kwargs, loops, list(zip(named, fields, strict=True)), several, label)
     results = tuple(
         Array(_place_core(node, len(core), at, keepdims)) for node, core, at in zip(nodes, outs, out_axes, strict=True)
     )
@@ -254,6 +256,11 @@ def _labels(arrays: Sequence[Array], ins: Sequence[Core]) -> list[tuple[Any, ...
     return [(*range(array.ndim - len(core) - 1, -1, -1), *core) for array, core in zip(arrays, ins, strict=True)]
 
 
+def _distinct(names: Sequence[Any]) -> tuple[Any, ...]:
+    """Names of which none occurs twice: the second axis of square matrices ``(n,n)`` gets one of its own."""
+    return tuple((name, k) if (k := list(names[:at]).count(name)) else name for at, name in enumerate(names))
+
+
 def _check_sizes(
     arrays: Sequence[Array], labels: Sequence[tuple[Any, ...]], core: set[str], allow_rechunk: bool, where: str
 ) -> dict[Any, Any]:
@@ -268,15 +275,19 @@ def _check_sizes(
         distinct = list(dict.fromkeys(c for c in candidates if c.total != 1)) or [candidates[0]]
         lengths = list(dict.fromkeys(c.total for c in distinct))
         if len({str(n) for n in lengths}) > 1:
-            raise PlanError(f"{where}: {what} has the lengths {' and '.join(map(str, lengths))}; they must agree")
+            raise PlanError(
+                f"{where}: {what} has different lengths in arrays: {' and '.join(map(str, lengths))}; they must agree"
+            )
         sizes[name] = lengths[0]
         if not allow_rechunk and name in core and any(len(c) > 1 for c in distinct):
             raise ChunkError(
-                f"{where}: {what} consists of {len(distinct[0])} blocks; rechunk it to one (-1), or pass "
-                "allow_rechunk=True if blocks of that size fit into memory"
+                f"{where}: {what} consists of multiple chunks, {len(distinct[0])} of them; rechunk it to one (-1), or "
+                "pass allow_rechunk=True if blocks of that size fit into memory"
             )
         if not allow_rechunk and len(distinct) > 1:
-            raise ChunkError(f"{where}: {what} has different chunks in its inputs; rechunk, or pass allow_rechunk=True")
+            raise ChunkError(
+                f"{where}: {what} with different chunksize present in its inputs; rechunk, or pass allow_rechunk=True"
+            )
     return sizes
 
 
@@ -319,7 +330,7 @@ def _outputs(
     pairs: Sequence[tuple[Array, tuple[Any, ...]]],
     kwargs: Mapping[str, Any],
     loops: tuple[Any, ...],
-    outs: Sequence[tuple[Core, Field]],
+    outs: Sequence[tuple[tuple[Any, ...], Field]],
     several: bool,
     label: str,
 ) -> list[ArrayNode]:
