@@ -70,7 +70,7 @@ class ArraySource:
 
     def __init__(self, array: Any, name: str | bool | None = None, lock: Any = False) -> None:
         self.free = isinstance(array, np.ndarray)
-        self._array: Any = _read_only(array) if isinstance(array, np.ndarray) else array
+        self.array: Any = _read_only(array) if isinstance(array, np.ndarray) else array
         self._lock = _lock(lock)
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
@@ -84,24 +84,24 @@ class ArraySource:
 
     def read(self, region: Region) -> np.ndarray:
         if self.free:
-            block: np.ndarray = self._array[(*region, ...)]
+            block: np.ndarray = self.array[(*region, ...)]
             return block
         try:
             with self._lock:
-                read = self._array[region]
+                read = self.array[region]
                 block = np.asarray(read)
         except (TileworkError, MemoryError):
             raise
         except Exception as error:
-            raise storage_failure("reading", self._array, region, error) from error
+            raise storage_failure("reading", self.array, region, error) from error
         if block.shape != region_shape(region):
             raise BlockResultError(
-                f"reading {type(self._array).__qualname__}{format_region(region)} gave shape {block.shape}; "
+                f"reading {type(self.array).__qualname__}{format_region(region)} gave shape {block.shape}; "
                 "the array must support slices as NumPy does"
             )
         if np.ma.is_masked(read):
             raise BlockResultError(
-                f"reading {type(self._array).__qualname__}{format_region(region)} gave masked values, which blocks "
+                f"reading {type(self.array).__qualname__}{format_region(region)} gave masked values, which blocks "
                 "cannot hold; open it so that it gives NaN or fill values instead (netCDF4: set_auto_mask(False))"
             )
         if block.dtype == self.dtype:
@@ -110,7 +110,7 @@ class ArraySource:
             return block.astype(self.dtype, casting="same_kind")
         except TypeError:
             raise BlockResultError(
-                f"reading {type(self._array).__qualname__}{format_region(region)} gave dtype {block.dtype}, "
+                f"reading {type(self.array).__qualname__}{format_region(region)} gave dtype {block.dtype}, "
                 f"but its dtype attribute says {self.dtype}"
             ) from None
 

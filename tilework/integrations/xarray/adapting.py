@@ -9,7 +9,8 @@ and a name that a version of xarray does not have is left out.
 - ``is_duck_dask_array`` in the modules of :data:`_ASKING` says yes: what they do then is right for any chunked array.
 - ``push`` (ffill, bfill), ``least_squares`` (polyfit), ``lazy_array_equiv`` (merge, concat) and the fields of dates are
   functions of this module.
-- ``to_zarr(compute=False)`` gives :class:`Writes`; xarray would hide the writes in a delayed value of Dask's.
+- ``to_zarr`` and ``to_netcdf`` refuse to empty what they are about to read, and writes that wait are tilework's own:
+  :mod:`tilework.integrations.xarray.writing`.
 - Pointwise indexing goes through :attr:`tilework.array.Array.vindex`, and so does assignment.
 - ``chunk()``, and arithmetic with groups, make tilework arrays of what is not chunked yet, if the object holds such
   arrays already. xarray would take the default chunk manager.
@@ -22,7 +23,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial, wraps
 from importlib import import_module
 from types import ModuleType
@@ -34,9 +34,9 @@ from xarray.coding import times
 from xarray.core import duck_array_ops, groupby, indexing, nputils
 from xarray.namedarray.core import NamedArray
 
-from tilework import session
 from tilework.array import Array, map_blocks, push
 from tilework.array.order import in_one_block
+from tilework.integrations.xarray.writing import close_later, guarded, netcdf_places, zarr_places
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import BlockFunction, Slot
@@ -76,7 +76,9 @@ def adapt() -> None:
     _replace("lazy_array_equiv", _COMPARING, lambda theirs: _for_arrays(theirs, partial(_equivalent, theirs)))
     for name in ("_get_date_field", "_round_field", "_strftime"):
         _replace(name, ["xarray.core.accessor_dt"], lambda theirs: _for_arrays(theirs, partial(_dates, theirs)))
-    _replace("delayed_close_after_writes", _WRITING, lambda theirs: partial(_close_later, theirs))
+    _replace("delayed_close_after_writes", _WRITING, lambda theirs: partial(close_later, theirs))
+    _replace("to_zarr", ["xarray.backends.writers"], partial(guarded, places=zarr_places))
+    _replace("to_netcdf", ["xarray.backends.writers"], partial(guarded, places=netcdf_places))
     for coder in (times.CFDatetimeCoder, times.CFTimedeltaCoder):
         coder.encode = _encoding(coder.encode)
     adapter = indexing.ArrayApiIndexingAdapter
@@ -216,31 +218,6 @@ def _set_outer(array: Array, indexer: Any, value: Any) -> None:
 
 
 # ---------------------------------------------------------------- functions
-
-
-def _close_later(theirs: Callable[..., Any], writes: Any, store: Any) -> Any:
-    later = writes if isinstance(writes, tuple) else (writes,)
-    return Writes(later, store) if any(map(session.is_collection, later)) else theirs(writes, store)
-
-
-@dataclass(frozen=True)
-class Writes:
-    """What is left to do after ``to_zarr(compute=False)``: :func:`tilework.compute` writes, and closes the store."""
-
-    writes: tuple[Any, ...]
-    store: Any
-
-    def compute(self, **options: Any) -> None:
-        """Write now. Options are those of :func:`tilework.compute`."""
-        session.compute(self, **options)
-
-    def visualize(self, filename: Any = "tilework", **options: Any) -> Any:
-        """Draw the plan: see :func:`tilework.visualize`."""
-        return session.visualize(*self.writes, filename=filename, **options)
-
-    def finish(self, values: list[Any]) -> None:
-        """Called when everything is written."""
-        self.store.close()
 
 
 def _equivalent(theirs: Callable[..., Any], one: Any, other: Any) -> bool | None:

@@ -22,9 +22,10 @@ from tilework.array.binding import name_of
 from tilework.array.creation import normalize
 from tilework.array.shuffling import shuffle
 from tilework.base import config
-from tilework.integrations.xarray.adapting import ENCODING, Writes, adapt
+from tilework.integrations.xarray.adapting import ENCODING, adapt
 from tilework.integrations.xarray.groupby import adapt_groupby
 from tilework.integrations.xarray.opening import unwrapped
+from tilework.integrations.xarray.writing import Writes
 from tilework.plan import blocks
 
 
