@@ -7,6 +7,7 @@ import tilework.array as ta
 from tilework import session
 from tilework.array.gufuncs import parse_signature
 from tilework.base.errors import BlockResultError, ChunkError, DTypeError, PlanError
+from tilework.testing import assert_eq
 
 
 @pytest.fixture

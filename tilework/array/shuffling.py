@@ -48,8 +48,8 @@ def shuffle(x: Any, indexer: Sequence[Sequence[int]], axis: int, chunks: Any = "
         raise UnsupportedError(f'shuffle(chunks={chunks!r}) is not supported; use chunks="auto" and rechunk')
     array = asarray(x)
     (axis,) = build.normalize_axis(axis, array.ndim)
-    if not indexer:
-        raise PlanError("shuffle: the indexer has no groups")
+    if isinstance(indexer, str) or not indexer or not all(np.ndim(group) == 1 for group in indexer):
+        raise PlanError(f"shuffle: the indexer must be a list of lists of positions, not {indexer!r}")
     groups = [np.asarray(group, np.int64) for group in indexer]
     positions = np.concatenate(groups)
     n = array.shape[axis]
