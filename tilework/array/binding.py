@@ -18,6 +18,7 @@ import numpy as np
 
 from tilework.array.core import Array
 from tilework.base.errors import DTypeError, UnsupportedError
+from tilework.engine.kernels.whole import checked
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Call, Slot
@@ -67,6 +68,12 @@ def infer(
                     f"{label}: the type of the result could not be found by running the function on empty blocks and "
                     f"on blocks of one element ({type(error).__name__}: {error}); pass {remedy} and it is not run"
                 ) from error
+
+
+def dtype_of(block: Any, label: str) -> np.dtype[Any]:
+    """The dtype of what a function returned on trial: refused if no block could be made of it when it runs."""
+    block = np.asarray(block) if isinstance(block, np.generic) else block
+    return checked(block, None, None, f"{label}: its function").dtype
 
 
 def stand_in(x: Array, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from tilework.array.core import Array
 from tilework.array.elementwise import Mapped, cast
 from tilework.base import config
-from tilework.base.errors import PlanError, UnsupportedError
+from tilework.base.errors import DTypeError, PlanError, UnsupportedError
 from tilework.io import memory
 from tilework.plan import blocks, build
 from tilework.plan.blocks import AxisChunks, Chunks
@@ -105,11 +105,16 @@ def _refuse_foreign(x: Any) -> None:
     """Blocks are NumPy arrays; what has values of another kind must be converted by someone who knows how."""
     if isinstance(x, np.ma.MaskedArray):
         raise UnsupportedError("masked arrays are not supported; use x.filled(numpy.nan) and the nan-functions")
-    if hasattr(type(x), "__array_function__") and not isinstance(x, np.ndarray | np.generic):
+    name = f"{type(x).__module__}.{type(x).__name__}"
+    foreign = hasattr(type(x), "__array_function__") and not isinstance(x, np.ndarray | np.generic)
+    if foreign or name.startswith("scipy.sparse."):
         raise UnsupportedError(
-            f"{type(x).__module__}.{type(x).__name__} cannot be used as blocks, which are NumPy arrays; "
-            "convert it first (for a sparse array: x.todense())"
+            f"{name} cannot be used as blocks, which are NumPy arrays; convert it first (if sparse: x.toarray() or x.todense())"
         )
+    try:
+        np.dtype(getattr(x, "dtype", None))
+    except TypeError:
+        raise DTypeError(f"{name} has dtype {x.dtype}, which NumPy has not; convert it first: x.to_numpy()") from None
 
 
 def asarray(
@@ -147,8 +152,8 @@ def asarray(
     elif isinstance(a, list | tuple) and _holds_arrays(a):
         x = Array(stack_nodes([asarray(item).node for item in a], 0))
     else:
-        if isinstance(a, np.ndarray | np.generic) or not hasattr(a, "shape"):
-            _refuse_foreign(a)
+        _refuse_foreign(a)
+        if isinstance(a, np.ndarray | np.generic) or not (hasattr(a, "shape") and hasattr(a, "dtype")):
             a = np.array(a, dtype) if copy else np.asarray(a, dtype)
         if chunks is None:
             chunks = -1 if np.dtype(a.dtype).hasobject else "auto"

@@ -16,7 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from tilework.array.binding import InputPlace, Placed, bind, box, has_parameter, infer, name_of, stand_in, stand_ins
+from tilework.array.binding import (
+    InputPlace,
+    Placed,
+    bind,
+    box,
+    dtype_of,
+    has_parameter,
+    infer,
+    name_of,
+    stand_in,
+    stand_ins,
+)
 from tilework.array.core import Array, into
 from tilework.array.creation import asarray
 from tilework.array.elementwise import Mapped
@@ -108,7 +119,7 @@ def blockwise(
     label = name or token or name_of(func)
     if dtype is None and meta is None:
         trial = partial(stand_ins, pairs, out_ind, bool(concatenate))
-        dtype = np.asarray(infer(func, trial, kwargs, f"blockwise({label})")).dtype
+        dtype = dtype_of(infer(func, trial, kwargs, f"blockwise({label})"), f"blockwise({label})")
     dtype = _dtype(dtype, meta)
     call = bind(func, pairs, kwargs, out_ind, bool(concatenate), label)
     node = build.blockwise(
@@ -208,7 +219,7 @@ def map_blocks(
         )
     if dtype is None and meta is None:
         trial = partial(stand_ins, pairs, out, True)
-        dtype = np.asarray(infer(func, trial, kwargs, f"map_blocks({label})")).dtype
+        dtype = dtype_of(infer(func, trial, kwargs, f"map_blocks({label})"), f"map_blocks({label})")
     dtype = _dtype(dtype, meta)
     call = bind(func, pairs, kwargs, out, True, label)
     adjust = None if chunks is None else dict(zip(out, chunks, strict=True))
