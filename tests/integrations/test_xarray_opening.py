@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.io import netcdf_file
 
 import tilework as tw
 import tilework.array as ta
@@ -153,6 +154,41 @@ def test_several_files(tmp_path, dataset, nothing_runs):
     assert found.t.chunksizes["time"] == (25,) * 4
     xr.testing.assert_equal(found.compute(), dataset)
     found.close()
+
+
+@pytest.fixture(scope="module")
+def hundreds(tmp_path_factory):
+    path, x = tmp_path_factory.mktemp("hundreds"), np.arange(300.0 * 6).reshape(300, 6)
+    for k in range(300):
+        with netcdf_file(path / f"{k:03}.nc", "w") as file:
+            file.createDimension("time", 1)
+            file.createDimension("y", 6)
+            file.createVariable("time", "f8", ("time",))[:] = k
+            file.createVariable("x", "f8", ("time", "y"))[:] = x[k]
+    return path, x
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_hundreds_of_files(hundreds, parallel, nothing_runs):
+    path, x = hundreds
+    options = {"data_vars": "all", "coords": "minimal", "compat": "override", "engine": "scipy"}
+    with nothing_runs():
+        found = xr.open_mfdataset(f"{path}/*.nc", chunked_array_type="tilework", parallel=parallel, **options)
+    assert found.x.data.numblocks == (300, 1)
+    np.testing.assert_array_equal(found.x.compute(), x)
+    np.testing.assert_allclose(found.x.mean("time").compute(), x.mean(0))
+    found.close()
+
+
+def test_files_opened_by_delayed_calls(tmp_path, dataset):
+    paths = [tmp_path / f"{k}.nc" for k in range(4)]
+    for k, path in enumerate(paths):
+        dataset[["t"]].isel(time=slice(25 * k, 25 * k + 25)).to_netcdf(path)
+    open_ = tw.delayed(xr.open_dataset)
+    (parts,) = tw.compute([open_(path, chunks={}, chunked_array_type="tilework") for path in paths])
+    found = xr.combine_by_coords(parts)
+    assert isinstance(found.t.data, ta.Array)
+    xr.testing.assert_identical(found.compute(), dataset[["t"]])
 
 
 def test_budget_is_kept(tmp_path):

@@ -10,6 +10,7 @@ import xarray as xr
 
 import tilework as tw
 import tilework.array as ta
+from tilework.base.errors import StorageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*data type.*", "ignore:.*Zarr.*", "ignore:The specified chunks")
 
@@ -181,6 +182,120 @@ def test_existing_data_is_not_replaced_unasked(lazy, tmp_path):
     xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).t.load(), lazy.t.compute())
     (lazy[["t"]] * 2).to_zarr(tmp_path / "x.zarr", mode="w")
     xr.testing.assert_allclose(xr.open_zarr(tmp_path / "x.zarr", chunks=None).t.load(), lazy.t.compute() * 2)
+
+
+@pytest.mark.parametrize("encoding", [{"chunks": (5, 3, 4)}, {"chunks": (10, 3, 4), "shards": (20, 6, 8)}])
+def test_layout_of_choice(lazy, dataset, tmp_path, encoding):
+    lazy[["t"]].chunk(time=20).to_zarr(tmp_path / "x.zarr", encoding={"t": encoding}, consolidated=False)
+    written = xr.open_zarr(tmp_path / "x.zarr", chunks=None, consolidated=False)
+    assert written.t.encoding["chunks"] == encoding["chunks"]
+    xr.testing.assert_identical(written.load(), dataset[["t"]])
+
+
+def test_blocks_that_do_not_fit_the_chunks_in_storage(lazy, dataset, tmp_path):
+    encoding = {"t": {"chunks": (7, 6, 8)}}
+    with pytest.raises(ValueError, match="would overlap multiple"):
+        lazy[["t"]].to_zarr(tmp_path / "x.zarr", encoding=encoding)
+    for options in ({"safe_chunks": False}, {"align_chunks": True}):  # no chunk is written by two tasks, either way
+        lazy[["t"]].to_zarr(tmp_path / "x.zarr", encoding=encoding, mode="w", **options)
+        xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), dataset[["t"]])
+
+
+def test_region_auto(lazy, dataset, tmp_path):
+    lazy[["t"]].to_zarr(tmp_path / "x.zarr", compute=False)
+    for k in range(0, 100, 30):
+        lazy[["t"]].isel(time=slice(k, k + 30)).drop_vars(["lat", "lon"]).to_zarr(tmp_path / "x.zarr", region="auto")
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), dataset[["t"]])
+
+
+def test_append_what_is_alike(lazy, tmp_path):
+    lazy[["t"]].to_zarr(tmp_path / "x.zarr")
+    for other in (lazy[["t"]].astype(str), lazy[["t"]].isel(lat=slice(3))):
+        with pytest.raises(ValueError, match=r"dtype|shape|dimension"):
+            other.to_zarr(tmp_path / "x.zarr", append_dim="time")
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), lazy[["t"]].compute())
+
+
+class Failing:
+    """A function of blocks that fails after some; it is the same function whatever it is told."""
+
+    left = 3
+
+    def __call__(self, block):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the disk is on fire")
+        return block + 1
+
+    def __reduce__(self):
+        return Failing, ()
+
+
+def test_resumed(dataset, tmp_path):
+    """A run that fails half way, and another one that goes on."""
+    dataset[["t"]].to_zarr(tmp_path / "source.zarr", encoding={"t": {"chunks": (20, 6, 8)}})
+    source = xr.open_zarr(tmp_path / "source.zarr", chunked_array_type="tilework")
+    options = {"mode": "a", "chunkmanager_store_kwargs": {"resume": True}}
+    plus = Failing()
+    out = xr.apply_ufunc(plus, source, dask="parallelized", output_dtypes=["f4"])
+    with tw.config.set(scheduler="sync"):
+        with pytest.raises(OSError, match="on fire"):
+            out.to_zarr(tmp_path / "x.zarr", **options)
+        plus.left = 2  # blocks that are missing yet
+        out.to_zarr(tmp_path / "x.zarr", **options)
+        out.to_zarr(tmp_path / "x.zarr", **options)
+        with pytest.raises(StorageError, match="chunks that this program has not written"):
+            (out + 1).to_zarr(tmp_path / "x.zarr", **options)
+    xr.testing.assert_equal(xr.open_zarr(tmp_path / "x.zarr", chunks=None).load(), dataset[["t"]] + 1)
+
+
+def test_what_is_read_is_not_emptied(dataset, tmp_path):
+    names = ["t", "n"]
+    dataset[names].to_zarr(tmp_path / "x.zarr", group="a/b")
+    read = xr.open_zarr(tmp_path / "x.zarr", group="a/b", chunked_array_type="tilework")
+    for group in ("a/b", "a", None):
+        with pytest.raises(StorageError, match="made from what mode='w' would empty"):
+            (read * 2).to_zarr(tmp_path / "x.zarr", group=group, mode="w")
+    (read * 2).to_zarr(tmp_path / "x.zarr", group="c", mode="w")
+    (read * 1).to_zarr(tmp_path / "x.zarr", group="a/b", mode="a")  # block by block
+    read.load().to_zarr(tmp_path / "x.zarr", group="a/b", mode="w")
+    written = xr.open_zarr(tmp_path / "x.zarr", group="a/b", chunks=None)
+    xr.testing.assert_identical(written.load(), dataset[names])
+
+
+@pytest.mark.parametrize("engine", ["netcdf4", "h5netcdf", "scipy"])
+def test_netcdf_that_is_read_is_not_emptied(dataset, tmp_path, engine):
+    dataset[["t"]].to_netcdf(tmp_path / "x.nc", engine=engine)
+    with xr.open_dataset(tmp_path / "x.nc", engine=engine, chunks={}, chunked_array_type="tilework") as read:
+        for target in ((read * 2), (read * 2).t):
+            with pytest.raises(StorageError, match="made from what mode='w' would empty"):
+                target.to_netcdf(tmp_path / "x.nc", engine=engine)
+        (read * 2).to_netcdf(tmp_path / "y.nc", engine=engine)
+        xr.testing.assert_identical(read.compute(), dataset[["t"]])
+    with xr.open_dataset(tmp_path / "y.nc", engine=engine) as written:
+        xr.testing.assert_identical(written.load(), dataset[["t"]] * 2)
+
+
+@pytest.mark.parametrize("engine", ["netcdf4", "h5netcdf", "scipy"])
+def test_netcdf_later(lazy, dataset, tmp_path, engine, nothing_runs):
+    names = ["t"] if engine == "scipy" else ["t", "n", "when", "flag"]
+    with nothing_runs():
+        later = lazy[names].to_netcdf(tmp_path / "x.nc", engine=engine, compute=False)
+    later.compute()
+    with xr.open_dataset(tmp_path / "x.nc", engine=engine) as written:
+        xr.testing.assert_identical(written.load(), dataset[names])
+
+
+@pytest.mark.parametrize("compute", [True, False])
+def test_several_netcdf_files(lazy, dataset, tmp_path, compute):
+    parts = [lazy[["t"]].isel(time=slice(k, k + 30)) for k in range(0, 100, 30)]
+    paths = [tmp_path / f"{k}.nc" for k in range(4)]
+    later = xr.save_mfdataset(parts, paths, compute=compute)
+    if not compute:
+        later.compute()
+    written = xr.open_mfdataset(paths, chunked_array_type="tilework")
+    xr.testing.assert_identical(written.compute(), dataset[["t"]])
+    written.close()
 
 
 def test_to_netcdf(lazy, dataset, tmp_path):

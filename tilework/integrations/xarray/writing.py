@@ -105,6 +105,7 @@ class Writes:
 
     writes: tuple[Any, ...]
     store: Any
+    __dask_optimize__ = None
 
     def compute(self, **options: Any) -> None:
         """Write now. Options are those of :func:`tilework.compute`."""
