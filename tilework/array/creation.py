@@ -109,7 +109,8 @@ def _refuse_foreign(x: Any) -> None:
     foreign = hasattr(type(x), "__array_function__") and not isinstance(x, np.ndarray | np.generic)
     if foreign or name.startswith("scipy.sparse."):
         raise UnsupportedError(
-            f"{name} cannot be used as blocks, which are NumPy arrays; convert it first (if sparse: x.toarray() or x.todense())"
+            f"{name} cannot be used as blocks, which are NumPy arrays; convert it first "
+            "(a sparse array: x.toarray() or x.todense())"
         )
     try:
         np.dtype(getattr(x, "dtype", None))
