@@ -176,7 +176,8 @@ def test_every_function_is_lazy_or_refused(name, function):
 
 def test_namesakes_stand_for_each_other(x):
     for theirs, mine in dispatch.FUNCTIONS.items():
-        assert getattr(ta, theirs.__name__, None) is mine or theirs.__name__ in dir(np.lib.stride_tricks), theirs
+        if theirs.__module__ not in ("numpy.fft", "numpy.linalg"):  # whose namesakes have namespaces of their own
+            assert getattr(ta, theirs.__name__, None) is mine or theirs.__name__ in dir(np.lib.stride_tricks), theirs
     assert_eq(np.mean(x, axis=0), np.mean(x.compute(), axis=0))
     assert np.shape(x) == (3, 4)
     assert np.result_type(x, np.complex64) == np.complex128
@@ -196,8 +197,8 @@ def test_parameters_stand_in_the_order_of_numpy(name):
 
 
 def test_remedies_are_for_what_is_missing():
-    names = {function.__name__ for function in dispatch.FUNCTIONS}
-    modules = {"fft", "linalg"}
+    names = {function.__name__ for function in dispatch.FUNCTIONS if function.__module__ != "numpy.linalg"}
+    modules = {"linalg"}
     assert not (set(dispatch._NEAREST) - modules) & names
 
 

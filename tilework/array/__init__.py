@@ -4,6 +4,8 @@ Every function of NumPy's that works on lazy arrays stands here under its own na
 same. Ufuncs are NumPy's own (``ta.sin is numpy.sin``): they find out by themselves that an operand is lazy.
 """
 
+from importlib import import_module as _import_module
+
 from numpy import (
     abs,
     absolute,
@@ -332,15 +334,15 @@ __all__ = [
     "concatenate", "conj", "conjugate", "copy", "copysign", "corrcoef", "cos", "cosh", "count_nonzero", "cov",
     "cumprod", "cumreduction", "cumsum", "cumulative_prod", "cumulative_sum", "deg2rad", "degrees", "delete", "diag",
     "diagonal", "diff", "digitize", "divide", "divmod", "dot", "dsplit", "dstack", "e", "ediff1d", "einsum", "empty",
-    "empty_like", "equal", "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs", "finfo",
-    "fix", "flatnonzero", "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power", "floor",
+    "empty_like", "equal", "euler_gamma", "exp", "exp2", "expand_dims", "expm1", "extract", "eye", "fabs", "fft",
+    "finfo", "fix", "flatnonzero", "flip", "fliplr", "flipud", "float16", "float32", "float64", "float_power", "floor",
     "floor_divide", "fmax", "fmin", "fmod", "frexp", "from_array", "from_delayed", "from_dlpack", "from_zarr",
     "fromfunction", "frompyfunc", "full", "full_like", "gcd", "gradient", "greater", "greater_equal", "gufunc",
     "heaviside", "histogram", "histogram2d", "histogramdd", "hsplit", "hstack", "hypot", "i0", "iinfo", "imag",
     "indices", "inf", "inner", "insert", "int8", "int16", "int32", "int64", "invert", "isclose", "iscomplex",
     "iscomplexobj", "isdtype", "isfinite", "isin", "isinf", "isnan", "isnat", "isneginf", "isnull", "isposinf",
-    "isreal", "isrealobj", "lcm", "ldexp", "left_shift", "less", "less_equal", "linspace", "log", "log1p", "log2",
-    "log10", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or", "logical_xor", "map_blocks",
+    "isreal", "isrealobj", "lcm", "ldexp", "left_shift", "less", "less_equal", "linalg", "linspace", "log", "log1p",
+    "log2", "log10", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or", "logical_xor", "map_blocks",
     "map_overlap", "matmul", "matrix_transpose", "max", "maximum", "mean", "median", "meshgrid", "min", "minimum",
     "mod", "modf", "moment", "moveaxis", "multiply", "nan", "nan_to_num", "nanargmax", "nanargmin", "nancumprod",
     "nancumsum", "nanmax", "nanmean", "nanmedian", "nanmin", "nanpercentile", "nanprod", "nanquantile", "nanstd",
@@ -359,6 +361,14 @@ __all__ = [
 ]  # fmt: skip
 
 __array_api_version__ = "2025.12"
+
+
+def __getattr__(name: str) -> object:
+    """``fft`` and ``linalg`` are loaded when they are first asked for."""
+    if name in ("fft", "linalg"):
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _methods.bind()
 _dispatch.register(globals(), __all__)

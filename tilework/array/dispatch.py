@@ -10,6 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib import import_module
 from types import MethodType
 from typing import Any
 
@@ -25,9 +26,8 @@ _NEAREST = {
     "convolve": "use map_overlap with a depth of the kernel's length",
     "copyto": "use where(mask, new, old); into a NumPy array, copy what compute() returns",
     "correlate": "use map_overlap with a depth of the kernel's length",
-    "cross": "write it out with multiply and subtract on the components",
+    "cross": "use linalg.cross",
     "fill_diagonal": "use where(eye(n, dtype=bool), value, x)",
-    "fft": "rechunk the axis to one block and use map_blocks(numpy.fft.fft, x, dtype=complex)",
     "interp": "use map_blocks(numpy.interp, x, xp=..., fp=..., dtype=float)",
     "linalg": "use apply_gufunc with numpy.linalg's function on axes of one block",
     "place": "use where(mask, value, x)",
@@ -69,6 +69,8 @@ def array_function(
     """``Array.__array_function__``."""
     if not all(issubclass(t, Array | np.ndarray | np.generic) for t in types):
         return NotImplemented
+    if func not in FUNCTIONS and getattr(func, "__module__", None) in ("numpy.fft", "numpy.linalg"):
+        import_module(func.__module__.replace("numpy", "tilework.array"))  # registers its functions
     found = FUNCTIONS.get(func)
     name = _name(func)
     if found is None:
