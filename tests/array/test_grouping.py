@@ -207,3 +207,31 @@ def test_refused():
         groupby_reduce(x, np.zeros(4, int), 1, "quantile", 0)
     with pytest.raises(DTypeError, match="var is not possible"):
         groupby_reduce(ta.from_array(np.array(["a", "b"]), chunks=1), np.zeros(2, int), 1, "var", 0)
+
+
+# ---------------------------------------------------------------- lazy codes
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int16"])
+@pytest.mark.parametrize("codes", ["months", "scattered", "gaps"])
+@pytest.mark.parametrize("func", FUNCTIONS)
+def test_lazy_codes_give_what_known_ones_give(func, codes, dtype):
+    x, codes = ta.from_array(values(dtype), chunks=(2, 7, 3)), CODES[codes]
+    also = () if func.endswith(("first", "last")) else (2,)
+    for options in ({}, {"fill_value": np.nan, "min_count": 1}, {"fill_value": -1, "min_count": 9}):
+        options |= OPTIONS.get(func, {}) | {"also": also}
+        known = groupby_reduce(x, codes, 9, func, 1, **options)
+        lazy = groupby_reduce(x, ta.from_array(codes, chunks=11), 9, func, 1, **options)
+        assert lazy.shape == known.shape
+        np.testing.assert_allclose(lazy.compute().astype(float), known.compute().astype(float))
+
+
+def test_lazy_codes_are_read_once_and_need_no_more_than_blocks():
+    x = ta.random.default_rng(0).random((100_000, 50), chunks=(5_000, 50))
+    codes = (x[:, 0] * 7).astype(int)
+    means = groupby_reduce(x, codes, 8, "mean", 0)
+    assert means.explain(memory="40MB", workers=2).predicted_peak < 40e6
+    found = means.compute(memory="40MB", workers=2)
+    whole, labels = tw.compute(x, codes)
+    np.testing.assert_allclose(found[:7], [whole[labels == k].mean(axis=0) for k in range(7)])
+    assert np.isnan(found[7]).all()

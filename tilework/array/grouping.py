@@ -1,6 +1,6 @@
 """Reductions by groups along an axis, and the order that puts groups together.
 
-Which group each position belongs to is known when the program is built (``codes``, a NumPy array; -1: none), so the
+If it is known when the program is built which group each position belongs to (``codes``, a NumPy array; -1: none), the
 way to reduce is chosen then:
 
 - *Block by block.* Where groups follow each other (resampling, years), the axis is rechunked so that blocks end where
@@ -11,17 +11,16 @@ way to reduce is chosen then:
   or a group is too large for a block: each block gives one partial result for every group that it has members of,
   together with the groups' numbers, and partial results of equal number are joined.
 
-Within a block, groups of equal size are reduced in one call: their members are gathered into an array with one more
-axis. A group that is large is reduced by itself, without a copy if its members lie next to each other.
+If the codes are lazy themselves, each value is paired with its code, and the pairs are reduced as a tree; operations
+that need all members at once get the whole axis in one block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -29,40 +28,29 @@ from numpy.lib.array_utils import normalize_axis_index
 from tilework.array.core import Array
 from tilework.array.creation import asarray, full, full_like
 from tilework.array.elementwise import Mapped, cast, pick
-from tilework.array.order import block_limit, in_one_block, nanmedian_of_block, nanquantile_of_block
+from tilework.array.groups import (
+    EMPTY,
+    FUNCTIONS,
+    GroupedReduction,
+    Groups,
+    GroupsOfBlock,
+    GroupsOfPairs,
+    Job,
+    PairedReduction,
+    with_codes,
+)
+from tilework.array.order import block_limit, in_one_block
 from tilework.array.ufuncs import notnull
 from tilework.base.errors import PlanError, UnsupportedError
-from tilework.base.tokens import tokenize
-from tilework.plan import blocks, build, reducers
+from tilework.plan import blocks, build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 from tilework.plan.reductions import Reduction
-from tilework.plan.stages import BlockPlace
-
-Axes: TypeAlias = tuple[int, ...]
-Parts: TypeAlias = tuple[np.ndarray, ...]
-OfMembers: TypeAlias = Callable[[Parts, Axes], Any]
-"""Reduces arrays along axes, all members of a group at once, and keeps these axes with length one."""
-
-
-# ---------------------------------------------------------------- what can be done to groups
-
-_TREES: dict[str, Callable[..., Reduction]] = {
-    "sum": reducers.sum_, "nansum": reducers.nansum, "prod": reducers.prod, "nanprod": reducers.nanprod,
-    "mean": reducers.mean, "nanmean": reducers.nanmean, "min": reducers.min_, "nanmin": reducers.nanmin,
-    "max": reducers.max_, "nanmax": reducers.nanmax, "var": reducers.var, "nanvar": reducers.nanvar,
-    "std": reducers.std, "nanstd": reducers.nanstd, "any": reducers.any_, "all": reducers.all_,
-}  # fmt: skip
-_EMPTY = {"sum": 0, "nansum": 0, "prod": 1, "nanprod": 1, "count": 0, "any": False, "all": False}
-"""The answer for a group without members; NaN or NaT for all that is not named here."""
-
-FUNCTIONS = (*_TREES, "count", "first", "nanfirst", "last", "nanlast", "median", "nanmedian", "quantile", "nanquantile")
-"""What :func:`groupby_reduce` can do."""
 
 
 def groupby_reduce(
     x: Any,
-    codes: np.ndarray,
+    codes: np.ndarray | Array,
     size: int,
     func: str,
     axis: int,
@@ -81,7 +69,8 @@ def groupby_reduce(
     x
         The array.
     codes
-        For each position along ``axis`` the number of its group, from 0 to before ``size``; -1 belongs to none.
+        For each position along ``axis`` the number of its group, from 0 to before ``size``; -1 belongs to none. May be
+        lazy.
     size
         Number of groups, some of which may have no members.
     func
@@ -113,6 +102,7 @@ def groupby_reduce(
     x = asarray(x)
     axis, also = normalize_axis_index(axis, x.ndim), build.normalize_axis(tuple(also), x.ndim)
     codes = _checked(x, codes, size, func, axis)
+    lazy = isinstance(codes, Array)
     if x.dtype.kind in "mM" and func.endswith(("mean", "median", "quantile")):
         numbers = Array(build.elementwise(Mapped(_numbers), [x.node], float))
         options: dict[str, Any] = {"also": also, "fill_value": fill_value, "min_count": min_count, "q": q}
@@ -121,17 +111,17 @@ def groupby_reduce(
     if x.dtype.kind == "b" and func.endswith(("median", "quantile")):
         x = Array(cast(x.node, int))
     nullable = x.dtype.kind in "fcmMO"
-    members = np.bincount(codes[codes >= 0], minlength=size) * prod(x.shape[k] for k in also)
-    missing = members < (1 if nullable else max(1, min_count))
-    fill = _EMPTY.get(func, np.nan) if fill_value is None else fill_value
+    missing = None if lazy else _members(x, codes, size, also) < (1 if nullable else max(1, min_count))
+    fill = EMPTY.get(func, np.nan) if fill_value is None else fill_value
     values = notnull(x) if nullable else full_like(x, True, dtype=bool)
     if func == "count":
         x, func, dtype = values, "sum", dtype or np.intp
-    job = _Job.of(x, func, axis, also, ddof, q, dtype)
-    fills = fill_value is not None or missing.any()
+    job = Job.of(x, func, axis, also, ddof, q, dtype)
+    fills = fill_value is not None or missing is None or missing.any()
     wide = _promoted(job.dtype, fill) if fills else job.dtype
-    result = _reduced(x.node, _Groups(codes, size, missing, _filling(fill, wide) if fills else None, wide), job)
-    if nullable and min_count > 0 and not _says_so(func, min_count, fill):
+    groups = Groups(None if lazy else codes, size, missing, _filling(fill, wide) if fills else None, wide)
+    result = _with_lazy_codes(x.node, codes.node, groups, job) if lazy else _reduced(x.node, groups, job)
+    if (nullable or lazy) and min_count > 0 and not _says_so(func, min_count, fill):
         found = groupby_reduce(values, codes, size, "sum", axis, also=also)
         enough = build.elementwise(np.greater_equal, [found.node, min_count])
         wide = _promoted(job.dtype, fill)
@@ -139,12 +129,19 @@ def groupby_reduce(
     return Array(result)
 
 
-def _checked(x: Array, codes: np.ndarray, size: int, func: str, axis: int) -> np.ndarray:
-    codes = np.asarray(codes)
+def _members(x: Array, codes: np.ndarray, size: int, also: Sequence[int]) -> np.ndarray:
+    """How many elements belong to each group."""
+    return np.bincount(codes[codes >= 0], minlength=size) * prod(x.shape[k] for k in also)
+
+
+def _checked(x: Array, codes: Any, size: int, func: str, axis: int) -> Any:
+    codes = codes if isinstance(codes, Array) else np.asarray(codes)
     if func not in FUNCTIONS:
         raise UnsupportedError(f"groupby: there is no reduction {func!r}; use one of {', '.join(FUNCTIONS)}, or map()")
     if codes.shape != (x.shape[axis],):
         raise PlanError(f"groupby: codes of shape {codes.shape} do not fit axis {axis} of an array of shape {x.shape}")
+    if isinstance(codes, Array):
+        return codes
     if codes.size and codes.max() >= size:
         raise PlanError(f"groupby: group number {codes.max()} is out of range for {size} groups")
     return np.maximum(codes, -1).astype(np.int64)
@@ -179,69 +176,14 @@ def _filling(fill: Any, dtype: np.dtype[Any]) -> Any:
 
 def _says_so(func: str, min_count: int, fill: Any) -> bool:
     """Whether the function by itself gives NaN where there are only NaNs, and that is what is asked for."""
-    gives_nan = func.startswith("nan") and func not in _EMPTY
+    gives_nan = func.startswith("nan") and func not in EMPTY
     return gives_nan and min_count == 1 and isinstance(fill, float | np.floating) and fill != fill
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is done to the members of each group.
-
-    ``tree`` is None for what needs all members at once. ``function`` gives one array for each quantile; ``lead`` says
-    how many, if they are an axis of the result.
-    """
-
-    label: str
-    axis: int
-    axes: Axes
-    dtype: np.dtype[Any]
-    tree: Reduction | None
-    function: OfMembers
-    lead: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, x: Array, func: str, axis: int, also: Axes, ddof: float, q: Any, dtype: Any) -> _Job:
-        given = None if dtype is None else np.dtype(dtype)
-        axes = (axis, *also)
-        if func in _TREES:
-            options: dict[str, Any] = {"ddof": ddof} if func.endswith(("var", "std")) else {}
-            if func.removeprefix("nan") in ("sum", "prod", "mean", "var", "std"):
-                options["dtype"] = given
-            tree = _TREES[func](x.dtype, **options)
-            assert tree.dtype is not None
-            return cls(func, axis, axes, given or tree.dtype, tree, partial(_finished, tree))
-        if func in ("first", "last", "nanfirst", "nanlast"):
-            end = partial(_end, last=func.endswith("last"), skipna=func.startswith("nan") and x.dtype.kind in "fcmMO")
-            tree = Reduction(func, partial(_of_members, end), end, _only, partial_itemsize=x.itemsize, dtype=x.dtype)
-            return cls(func, axis, axes, given or x.dtype, tree, end)
-        if func.endswith("median"):
-            out = np.median(np.ones(1, x.dtype)).dtype
-            return cls(func, axis, axes, given or out, None, partial(_median, skipna=func == "nanmedian"))
-        if q is None:
-            raise PlanError(f"groupby: {func} needs q, the quantiles")
-        wide = np.dtype(np.float64) if x.dtype.kind in "biuf" else x.dtype
-        function = partial(_quantiles, q=np.asarray(q, np.float64), skipna=func == "nanquantile")
-        return cls(func, axis, axes, given or wide, None, function, lead=np.shape(q))
 
 
 # ---------------------------------------------------------------- the way to reduce
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """``codes`` says the group of each position along an axis; ``missing`` which groups are answered ``fill``."""
-
-    codes: np.ndarray
-    size: int
-    missing: np.ndarray
-    fill: Any
-    dtype: np.dtype[Any]  # of the answers
-
-    def __tilework_token__(self) -> str:
-        return tokenize(self.codes.tobytes(), self.size, self.missing.tobytes(), self.fill, self.dtype)
-
-
-def _reduced(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
+def _reduced(node: ArrayNode, groups: Groups, job: Job) -> ArrayNode:
     """The answers of all groups; axes that are also reduced are dropped."""
     valid = groups.codes[groups.codes >= 0]
     in_order = bool((valid[1:] >= valid[:-1]).all())
@@ -258,23 +200,53 @@ def _reduced(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
         found = _brought_together(node, groups, job)
     if found is None:
         found = _as_tree(node, groups, job)
-    lead = len(job.lead)
-    dropped = [lead + k for k in job.axes[1:]]
+    return _dropped(found, job)
+
+
+def _dropped(found: ArrayNode, job: Job) -> ArrayNode:
+    """Without the axes, of length one by now, that were reduced besides that of the groups."""
+    dropped = [len(job.lead) + k for k in job.axes[1:]]
     return build.rearrange(found, [k for k in range(found.ndim) if k not in dropped], label=job.label)
 
 
-def _most_groups(node: ArrayNode, groups: _Groups, job: _Job) -> int:
+def _with_lazy_codes(node: ArrayNode, codes: ArrayNode, groups: Groups, job: Job) -> ArrayNode:
+    """The answers of groups that are known only when the program runs."""
+    labels = tuple(range(node.ndim))
+    pairing = BlockFunction(with_codes, (Slot(0), Slot(1)), {"axis": job.axis})
+    dtype = np.dtype([("value", node.dtype), ("code", codes.dtype)])
+    pairs = build.blockwise(pairing, labels, [(node, labels), (codes, (job.axis,))], dtype, label="group")
+    if job.tree is not None:
+        by_groups = PairedReduction(job.tree, groups, job.axis)
+        reduction = Reduction(
+            job.label, by_groups.partial, by_groups.combine, by_groups.finalize,
+            partial_itemsize=job.tree.partial_itemsize * min(groups.size, node.chunks[job.axis].largest),
+            dtype=groups.dtype,
+        )  # fmt: skip
+        sizes = {job.axis: groups.size}
+        return _dropped(build.reduce(pairs, reduction, job.axes, groups.dtype, keepdims=True, out_sizes=sizes), job)
+    whole = in_one_block(pairs, job.axes, f"groupby {job.label} by lazy labels")
+    lead = tuple(("q", k) for k in range(len(job.lead)))
+    adjust: dict[Any, Any] = dict.fromkeys(job.axes, 1) | {job.axis: groups.size}
+    function = BlockFunction(GroupsOfPairs(groups, job), (Slot(0),), scratch=2.0)
+    new = dict(zip(lead, job.lead, strict=True))
+    answers = build.blockwise(
+        function, (*lead, *labels), [(whole, labels)], groups.dtype, new_axes=new, adjust_chunks=adjust, label=job.label
+    )
+    return _dropped(answers, job)
+
+
+def _most_groups(node: ArrayNode, groups: Groups, job: Job) -> int:
     """How many groups a block has members of at most."""
     parts = np.split(groups.codes, node.chunks[job.axis].bounds[1:-1])
     return max(len(np.unique(codes[codes >= 0])) for codes in parts)
 
 
-def _shrinks(node: ArrayNode, groups: _Groups, job: _Job) -> bool:
+def _shrinks(node: ArrayNode, groups: Groups, job: Job) -> bool:
     """Whether the partial results of blocks are much smaller than blocks."""
     return node.chunks[job.axis].largest >= 4 * _most_groups(node, groups, job)
 
 
-def _in_order(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode | None:
+def _in_order(node: ArrayNode, groups: Groups, job: Job) -> ArrayNode | None:
     """Groups that follow each other, block by block. None if blocks would be too large and there is another way."""
     chunks = node.chunks[job.axis]
     cuts = _cuts(groups.codes, chunks.bounds[1:-1])
@@ -287,7 +259,7 @@ def _in_order(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode | None:
     return _block_by_block(node, groups, job, cuts)
 
 
-def _brought_together(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
+def _brought_together(node: ArrayNode, groups: Groups, job: Job) -> ArrayNode:
     """The members of each group next to each other, then block by block."""
     order = np.argsort(groups.codes, kind="stable")
     order = order[np.count_nonzero(groups.codes < 0) :]
@@ -310,18 +282,18 @@ def _cuts(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.unique(nearest), [len(codes)]])
 
 
-def _row_bytes(node: ArrayNode, job: _Job) -> int:
+def _row_bytes(node: ArrayNode, job: Job) -> int:
     """Bytes of an element for all positions along the axes that are also reduced."""
     return node.dtype.itemsize * prod(node.chunks[k].total for k in job.axes[1:])
 
 
-def _bytes(node: ArrayNode, job: _Job, length: int, row_bytes: int | None = None) -> float:
+def _bytes(node: ArrayNode, job: Job, length: int, row_bytes: int | None = None) -> float:
     """Bytes of the largest block, if it had ``length`` positions along the axis."""
     kept = prod(c.largest for k, c in enumerate(node.chunks) if k not in job.axes)
     return float(length * kept * (row_bytes or _row_bytes(node, job)))
 
 
-def _divided(node: ArrayNode, job: _Job, length: int, row_bytes: int) -> ArrayNode:
+def _divided(node: ArrayNode, job: Job, length: int, row_bytes: int) -> ArrayNode:
     """``node`` with the axes that are kept divided so that blocks of this length along the axis stay within bounds.
 
     The bound is the size of an ``"auto"`` block, or that of present blocks if they are larger.
@@ -335,14 +307,14 @@ def _divided(node: ArrayNode, job: _Job, length: int, row_bytes: int) -> ArrayNo
     return build.rechunk(node, tuple(next(divided) if k in kept else c for k, c in enumerate(node.chunks)))
 
 
-def _block_by_block(node: ArrayNode, groups: _Groups, job: _Job, cuts: np.ndarray) -> ArrayNode:
+def _block_by_block(node: ArrayNode, groups: Groups, job: Job, cuts: np.ndarray) -> ArrayNode:
     """Each block makes the answers of the groups that it holds."""
     axis = AxisChunks(np.diff(cuts).tolist())
     node = build.rechunk(node, tuple(axis if k == job.axis else c for k, c in enumerate(node.chunks)))
     lead, labels = tuple(("q", k) for k in range(len(job.lead))), tuple(range(node.ndim))
     # Groups without members belong to the block before them.
     firsts = [0, *(int(codes[np.argmax(codes >= 0)]) for codes in np.split(groups.codes, cuts[1:-1])[1:]), groups.size]
-    function = _GroupsOfBlock(groups, job, axis, np.array(firsts))
+    function = GroupsOfBlock(groups, job, axis, np.array(firsts))
     adjust: dict[Any, Any] = dict.fromkeys(job.axes, 1)
     adjust[job.axis] = tuple(np.diff(firsts).tolist())
     return build.blockwise(
@@ -351,7 +323,7 @@ def _block_by_block(node: ArrayNode, groups: _Groups, job: _Job, cuts: np.ndarra
     )  # fmt: skip
 
 
-def _as_tree(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
+def _as_tree(node: ArrayNode, groups: Groups, job: Job) -> ArrayNode:
     """Partial results of blocks, joined by group."""
     assert job.tree is not None
     node = _divided(node, job, groups.size, job.tree.partial_itemsize)
@@ -369,179 +341,3 @@ def _as_tree(node: ArrayNode, groups: _Groups, job: _Job) -> ArrayNode:
         node, reduction, job.axes, groups.dtype, keepdims=True, split_every=split_every,
         out_sizes={job.axis: groups.size},
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------- groups within a block
-
-
-@dataclass(frozen=True, slots=True)
-class Members:
-    """Positions by group: those of group ``ids[k]`` are ``order[starts[k]:starts[k + 1]]``, ascending."""
-
-    ids: np.ndarray
-    order: np.ndarray
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, codes: np.ndarray) -> Members:
-        order = np.argsort(codes, kind="stable")
-        order = order[np.searchsorted(codes[order], 0) :]
-        ordered = codes[order]
-        first = np.flatnonzero(np.concatenate([np.ones(min(1, len(ordered)), bool), ordered[1:] != ordered[:-1]]))
-        return cls(ordered[first], order, np.append(first, len(order)))
-
-
-_LARGE = 1 << 15  # elements of a group that are worth a call of their own
-_GATHERED = 1 << 22  # elements that are gathered at a time
-
-
-def each_group(function: OfMembers, parts: Parts, axis: int, axes: Axes, members: Members) -> Parts:
-    """``function(parts, axes)`` of the members of every group along ``axis``, one of ``axes``; one row each."""
-    if not len(members.ids):
-        rows = function(tuple(_rows(part, axis, slice(0, 0)) for part in parts), axes)
-        return tuple(_rows(row, axis, slice(0, 0)) for row in rows)
-    counts = np.diff(members.starts)
-    width = max(1, parts[0].size // max(1, parts[0].shape[axis]))
-    large = counts * width >= _LARGE
-    out: list[np.ndarray] = []
-
-    def put(which: Any, rows: Parts) -> None:
-        if not out:
-            shapes = ([len(counts) if k == axis else n for k, n in enumerate(row.shape)] for row in rows)
-            out.extend(np.empty(shape, row.dtype) for shape, row in zip(shapes, rows, strict=True))
-        for whole, row in zip(out, rows, strict=True):
-            whole[(slice(None),) * axis + (which,)] = row
-
-    for k in np.flatnonzero(large):
-        positions = members.order[members.starts[k] : members.starts[k + 1]]
-        put(slice(k, k + 1), function(tuple(_rows(part, axis, positions) for part in parts), axes))
-    inner = tuple(a + (a >= axis) for a in axes)
-    for count in np.unique(counts[~large]).tolist():
-        which = np.flatnonzero((counts == count) & ~large)
-        at_once = max(1, _GATHERED // (count * width))
-        for some in (which[k : k + at_once] for k in range(0, len(which), at_once)):
-            positions = members.order[members.starts[some][:, None] + np.arange(count)]
-            rows = function(tuple(np.take(part, positions, axis) for part in parts), inner)
-            put(some, tuple(row.squeeze(axis + 1) for row in rows))
-    return tuple(out)
-
-
-def _rows(x: np.ndarray, axis: int, positions: Any) -> np.ndarray:
-    """Rows along an axis; a view if they lie next to each other."""
-    if isinstance(positions, np.ndarray) and positions[-1] - positions[0] == len(positions) - 1:
-        positions = slice(int(positions[0]), int(positions[-1]) + 1)
-    return x[(slice(None),) * axis + (positions,)]
-
-
-def _along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
-    return values.reshape([-1 if k == axis else 1 for k in range(ndim)])
-
-
-def _in_their_places(rows: np.ndarray, axis: int, ids: np.ndarray, missing: np.ndarray, groups: _Groups) -> np.ndarray:
-    """Rows put where their groups are; groups that are missing get the fill value."""
-    out = np.empty([len(missing) if k == axis else n for k, n in enumerate(rows.shape)], groups.dtype)
-    before: tuple[Any, ...] = (slice(None),) * axis
-    out[(*before, ids)] = rows
-    if missing.any():
-        out[(*before, missing)] = groups.fill
-    return out
-
-
-@dataclass(frozen=True)
-class _GroupsOfBlock:
-    """The answers of the groups of a block, which holds all of their members."""
-
-    groups: _Groups
-    job: _Job
-    chunks: AxisChunks
-    firsts: np.ndarray  # block k makes the answers of groups firsts[k] to firsts[k + 1]
-
-    def __call__(self, block: np.ndarray, block_place: BlockPlace) -> np.ndarray:
-        job, axis = self.job, self.job.axis
-        k = block_place.index[axis + len(job.lead)]
-        here = slice(int(self.chunks.bounds[k]), int(self.chunks.bounds[k + 1]))
-        members = Members.of(self.groups.codes[here])
-        rows = each_group(job.function, (block,), axis, tuple(sorted(job.axes)), members)
-        first, last = int(self.firsts[k]), int(self.firsts[k + 1])
-        missing = self.groups.missing[first:last]
-        answers = [_in_their_places(row, axis, members.ids - first, missing, self.groups) for row in rows]
-        return np.stack(answers) if job.lead else answers[0]
-
-    def __tilework_token__(self) -> str:
-        return tokenize(self.groups, self.job, self.chunks)
-
-
-@dataclass(frozen=True)
-class GroupedReduction:
-    """A tree reduction by groups, made of one for all. The last component of a partial are the groups' numbers."""
-
-    reduction: Reduction
-    groups: _Groups
-    axis: int
-
-    def partial(self, block: np.ndarray, axis: Axes, block_place: BlockPlace) -> Parts:
-        first = block_place.offset(self.axis)
-        members = Members.of(self.groups.codes[first : first + block.shape[self.axis]])
-        rows = each_group(partial(_of_one, self.reduction.partial), (block,), self.axis, axis, members)
-        return (*rows, _along(members.ids, self.axis, block.ndim))
-
-    def combine(self, parts: Parts, axis: Axes) -> Parts:
-        *values, ids = parts
-        members = Members.of(self._numbers(ids))
-        rows = each_group(self.reduction.combine, tuple(values), self.axis, axis, members)
-        return (*rows, _along(members.ids, self.axis, ids.ndim))
-
-    def finalize(self, parts: Parts) -> np.ndarray:
-        *values, ids = parts
-        rows = self.reduction.finalize(tuple(values))
-        return _in_their_places(rows, self.axis, self._numbers(ids), self.groups.missing, self.groups)
-
-    def _numbers(self, ids: np.ndarray) -> np.ndarray:
-        return np.moveaxis(ids, self.axis, -1)[(0,) * (ids.ndim - 1)]
-
-    def __tilework_token__(self) -> str:
-        return tokenize(self.reduction, self.groups, self.axis)
-
-
-# ---------------------------------------------------------------- functions of members
-
-
-def _of_one(function: Callable[..., Any], parts: Parts, axes: Axes) -> Parts:
-    """A function of one array."""
-    return function(parts[0], axis=axes)
-
-
-def _of_members(function: OfMembers, block: np.ndarray, axis: Axes) -> Parts:
-    """The other way round."""
-    return function((block,), axis)
-
-
-def _finished(reduction: Reduction, parts: Parts, axes: Axes) -> Parts:
-    return (reduction.finalize(reduction.partial(parts[0], axis=axes)),)
-
-
-def _end(parts: Parts, axis: Axes, *, last: bool, skipna: bool) -> Parts:
-    """The first or last value, as a reduction of members and of partial results alike."""
-    (x,), (along,) = parts, axis
-    n = x.shape[along]
-    if n and skipna:
-        valid = x == x
-        place = n - 1 - np.argmax(np.flip(valid, along), along) if last else np.argmax(valid, along)
-        return (np.take_along_axis(x, np.expand_dims(place, along), along),)
-    return (_rows(x, along, slice(n - 1, n) if n and last else slice(0, 1)),)
-
-
-def _only(parts: Parts) -> np.ndarray:
-    (x,) = parts
-    return x
-
-
-def _median(parts: Parts, axes: Axes, *, skipna: bool) -> Parts:
-    (x,) = parts
-    return (nanmedian_of_block(x, axes) if skipna else np.asarray(np.median(x, axis=axes, keepdims=True)),)
-
-
-def _quantiles(parts: Parts, axes: Axes, *, q: np.ndarray, skipna: bool) -> Parts:
-    (x,) = parts
-    found = nanquantile_of_block(x, q, axes) if skipna else np.asarray(np.quantile(x, q, axis=axes, keepdims=True))
-    return tuple(found) if q.ndim else (found,)
