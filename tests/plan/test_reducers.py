@@ -330,12 +330,24 @@ def test_large_blocks_are_taken_in_slabs(shape: tuple[int, ...], name: str) -> N
 )
 def test_warnings_are_numpys(name: str, values: Any, message: str) -> None:
     x = np.array(values)
-    reduction = getattr(reducers, name)(x.dtype)
     with pytest.warns(RuntimeWarning, match=message):
+        reduction = getattr(reducers, name)(x.dtype)
         got = reduction.finalize(reduction.partial(x, axis=(1,)))
     with pytest.warns(RuntimeWarning, match=message):
         want = _numpy(name)(x, axis=1, keepdims=True)
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["nanmean", "nanvar", "nanmax"])
+def test_nothing_is_said_where_warnings_were_ignored(name: str) -> None:
+    """Filters of the place where a reduction is written hold when it runs, as they would with NumPy."""
+    x = np.full((1, 2), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reduction = getattr(reducers, name)(x.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(reduction.finalize(reduction.partial(x, axis=(1,)))).all()
 
 
 @pytest.mark.parametrize("name", FOLDS + EXTREMES + MOMENTS)

@@ -15,6 +15,7 @@ array([[1.5, 2.5, 3.5]])
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,6 +50,14 @@ def _reduction(name: str, kernel: Any, dtype: np.dtype[Any], itemsize: int) -> R
     return Reduction(
         name, kernel.partial, kernel.combine, kernel.finalize, partial(TreeAccumulator, kernel), itemsize, dtype=dtype
     )
+
+
+def _ignored(message: str) -> bool:
+    """Whether a warning of NumPy's is ignored here, where the reduction is written: it is run elsewhere, later."""
+    for action, pattern, category, module, _ in warnings.filters:
+        if module is None and issubclass(RuntimeWarning, category) and (pattern is None or pattern.match(message)):
+            return action == "ignore"
+    return False
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -98,7 +107,9 @@ def count_nonzero(source: DTypeLike) -> Reduction:
 
 def _extreme(function: Callable[..., Any], ufunc: np.ufunc, source: DTypeLike) -> Reduction:
     out = _result(function, source)
-    return _reduction(function.__name__.removeprefix("a"), Extreme(ufunc), out, out.itemsize)
+    return _reduction(
+        function.__name__.removeprefix("a"), Extreme(ufunc, _ignored("All-NaN slice encountered")), out, out.itemsize
+    )
 
 
 def min_(source: DTypeLike) -> Reduction:
@@ -126,7 +137,8 @@ def _summed_in(source: DTypeLike, dtype: DTypeLike | None) -> np.dtype[Any]:
 def _mean(function: Callable[..., Any], source: DTypeLike, dtype: DTypeLike | None, skipna: bool) -> Reduction:
     out, total = _result(function, source, dtype=dtype), _summed_in(source, dtype)
     skipna = skipna and skips(np.dtype(source))
-    return _reduction(function.__name__, Mean(total, out, skipna), out, total.itemsize + 8 * skipna)
+    kernel = Mean(total, out, skipna, _ignored("Mean of empty slice"))
+    return _reduction(function.__name__, kernel, out, total.itemsize + 8 * skipna)
 
 
 def mean(source: DTypeLike, dtype: DTypeLike | None = None) -> Reduction:
@@ -140,7 +152,7 @@ def nanmean(source: DTypeLike, dtype: DTypeLike | None = None) -> Reduction:
 def _moments(function: Callable[..., Any], source: DTypeLike, ddof: float, dtype: DTypeLike | None) -> Reduction:
     name, out, inside = function.__name__, _result(function, source, dtype=dtype), _summed_in(source, dtype)
     skipna = name.startswith("nan") and skips(np.dtype(source))
-    kernel = Moments(inside, out, ddof, name.endswith("std"), skipna)
+    kernel = Moments(inside, out, ddof, name.endswith("std"), skipna, _ignored("Degrees of freedom <= 0 for slice"))
     return _reduction(name, kernel, out, 2 * inside.itemsize + 8 * skipna)
 
 

@@ -304,6 +304,7 @@ class Extreme(Kernel):
     """Minimum or maximum: value, and whether there was none at all."""
 
     ufunc: np.ufunc
+    quiet: bool = False  # no warning of slices without values
     spans: ClassVar[tuple[bool, ...]] = (True, False)
 
     def tile(self, x: np.ndarray, axis: Axes, scratch: Scratch, owned: bool, shared: Shared) -> Parts:
@@ -318,7 +319,7 @@ class Extreme(Kernel):
         value, nothing = parts
         if nothing.any():
             raise ValueError(f"zero-size array to reduction operation {self.ufunc.__name__} which has no identity")
-        if self.ufunc in (np.fmin, np.fmax) and value.dtype.kind in "fc" and np.isnan(value).any():
+        if not self.quiet and self.ufunc in (np.fmin, np.fmax) and value.dtype.kind in "fc" and np.isnan(value).any():
             warnings.warn("All-NaN slice encountered", RuntimeWarning, stacklevel=2)
         return value
 
@@ -344,6 +345,7 @@ class Mean(Kernel):
     dtype: np.dtype[Any]  # of the total
     out: np.dtype[Any]
     skipna: bool = False
+    quiet: bool = False  # no warning of slices without values
 
     @property
     def spans(self) -> tuple[bool, ...]:  # type: ignore[override]
@@ -363,7 +365,7 @@ class Mean(Kernel):
 
     def finalize(self, parts: Parts) -> np.ndarray:
         total, n = parts
-        if (n == 0).any() and total.size:
+        if not self.quiet and (n == 0).any() and total.size:
             warnings.warn("Mean of empty slice", RuntimeWarning, stacklevel=2)
         if not self.skipna:
             mean = np.true_divide(total, int(n.flat[0]) if n.size == 1 else n)
@@ -384,6 +386,7 @@ class Moments(Kernel):
     ddof: float
     root: bool
     skipna: bool = False
+    quiet: bool = False  # no warning of slices without values
 
     @property
     def spans(self) -> tuple[bool, ...]:  # type: ignore[override]
@@ -428,7 +431,7 @@ class Moments(Kernel):
         _, squares, n = parts
         freedom = np.maximum(n - self.ddof, 0)
         none = freedom == 0
-        if none.any() and squares.size:
+        if not self.quiet and none.any() and squares.size:
             warnings.warn("Degrees of freedom <= 0 for slice", RuntimeWarning, stacklevel=2)
         with np.errstate(invalid="ignore", divide="ignore") if self.skipna else nullcontext():
             result = np.asarray(np.true_divide(squares, freedom.astype(squares.dtype)))

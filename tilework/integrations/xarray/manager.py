@@ -25,6 +25,7 @@ from tilework.base import config
 from tilework.integrations.xarray.adapting import ENCODING, adapt
 from tilework.integrations.xarray.groupby import adapt_groupby
 from tilework.integrations.xarray.opening import unwrapped
+from tilework.integrations.xarray.rolling import adapt_rolling
 from tilework.integrations.xarray.writing import Writes
 from tilework.plan import blocks
 
@@ -248,3 +249,4 @@ def _unpack_dataset(dataset: Dataset) -> session.Unpacked:
 session.register_container(_unpack)
 adapt()
 adapt_groupby()
+adapt_rolling()
