@@ -213,15 +213,14 @@ def test_refused():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int16"])
-@pytest.mark.parametrize("codes", ["months", "scattered", "gaps"])
 @pytest.mark.parametrize("func", FUNCTIONS)
-def test_lazy_codes_give_what_known_ones_give(func, codes, dtype):
-    x, codes = ta.from_array(values(dtype), chunks=(2, 7, 3)), CODES[codes]
+def test_lazy_codes_give_what_known_ones_give(func, dtype):
+    x, codes = ta.from_array(values(dtype), chunks=(2, 25, 4)), CODES["scattered"]
     also = () if func.endswith(("first", "last")) else (2,)
     for options in ({}, {"fill_value": np.nan, "min_count": 1}, {"fill_value": -1, "min_count": 9}):
         options |= OPTIONS.get(func, {}) | {"also": also}
-        known = groupby_reduce(x, codes, 9, func, 1, **options)
-        lazy = groupby_reduce(x, ta.from_array(codes, chunks=11), 9, func, 1, **options)
+        known = groupby_reduce(x, codes, 12, func, 1, **options)
+        lazy = groupby_reduce(x, ta.from_array(codes, chunks=11), 12, func, 1, **options)
         assert lazy.shape == known.shape
         np.testing.assert_allclose(lazy.compute().astype(float), known.compute().astype(float))
 
