@@ -85,6 +85,7 @@ def test_conversions(a, x):
     one = x[0, 1, 2]
     assert (float(one), int(one), complex(one), bool(one), one.item()) == (7.0, 7, 7 + 0j, True, 7.0)
     assert x.item(3) == a.item(3)
+    assert x.item(0, 1, 2) == x.item((0, 1, 2)) == a.item(0, 1, 2)
     assert isinstance(one.compute(), np.float32)
     assert [10, 20, 30][ta.asarray(1)] == 20
     assert list(range(5))[ta.asarray(1) : ta.asarray(3)] == [1, 2]

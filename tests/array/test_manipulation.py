@@ -137,7 +137,7 @@ def test_reshape_of_few_elements():
         ta.ones((2, 3)).reshape(4)
     with pytest.raises(ValueError, match="one of them"):
         ta.ones((2, 3)).reshape(-1, -1)
-    with pytest.raises(UnsupportedError, match="order"):
+    with pytest.raises(PlanError, match="order"):
         ta.ones((2, 3)).reshape(6, order="K")
 
 
@@ -401,3 +401,4 @@ def test_widths_of_pad(a, x, unknown):
         ta.pad(ta.ones(0), 1, mode="edge")
     with pytest.raises(UnknownChunksError):
         ta.pad(unknown, 1)
+    assert ta.pad(unknown, 0, mode="edge").node is unknown.node

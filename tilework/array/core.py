@@ -241,8 +241,15 @@ class Array(NDArrayOperatorsMixin):
         return np.asarray(self.compute()).item()
 
     def item(self, *args: Any) -> Any:
-        """Compute and return one element as a Python scalar."""
-        return np.asarray(self.compute()).item(*args) if args else self._item()
+        """Compute and return one element as a Python scalar: the only one, or by its flat or its full index."""
+        if args:
+            index = args[0] if len(args) == 1 else args
+            if isinstance(index, tuple) and len(index) != self.ndim:
+                raise PlanError(f"item: {len(index)} indices for an array of {self.ndim} dimensions")
+            return (self[index] if isinstance(index, tuple) else self.ravel()[index])._item()
+        if self.size > 1:
+            raise PlanError(f"item: can only convert an array of size 1 to a Python scalar, not shape {self.shape}")
+        return np.asarray(self.compute()).item()
 
     def __bool__(self) -> bool:
         if self.size == 1:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from tilework.array import reductions
-from tilework.array.core import Array, in_memory
+from tilework.array.core import Array, in_memory, known_length
 from tilework.array.creation import asarray, axis_index, full
 from tilework.array.indexing import getitem
 from tilework.array.manipulation import concatenate
 from tilework.array.shapes import broadcast_to
 from tilework.array.ufuncs import astype, round
-from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
+from tilework.base.errors import PlanError, UnsupportedError
 from tilework.plan import build
 from tilework.plan.blocks import split_sizes
 
@@ -47,9 +47,9 @@ def pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Ar
         raise PlanError(f"pad: pad_width={pad_width} must not be negative")
     border = _border(mode, kwargs, x.ndim)
     for axis, pair in enumerate(widths):
-        if x.shape[axis] != x.shape[axis] and any(pair):
-            raise UnknownChunksError(f"pad: axis {axis} has unknown length; call compute_chunk_sizes() first")
-        if x.shape[axis] == 0 and any(pair) and mode not in ("constant", "empty"):
+        if not any(pair):
+            continue
+        if known_length(x, axis, "pad") == 0 and mode not in ("constant", "empty"):
             raise PlanError(f"pad: axis {axis} is empty and cannot be extended by mode={mode!r}; use mode='constant'")
         before, after = (astype(border(x, axis, width, side), x.dtype) for side, width in enumerate(pair))
         x = concatenate([before, x, after], axis)
@@ -73,13 +73,16 @@ def _pairs(value: Any, ndim: int, what: str) -> list[tuple[Any, Any]]:
 _OPTIONS: dict[str, tuple[str, Any]] = {
     "constant": ("constant_values", 0), "linear_ramp": ("end_values", 0), "maximum": ("stat_length", None),
     "minimum": ("stat_length", None), "mean": ("stat_length", None), "reflect": ("reflect_type", "even"),
-    "symmetric": ("reflect_type", "even"),
+    "symmetric": ("reflect_type", "even"), "median": ("stat_length", None), "edge": ("", None), "wrap": ("", None),
+    "empty": ("", None),
 }  # fmt: skip
 
 
 def _border(mode: Any, kwargs: dict[str, Any], ndim: int) -> Callable[[Array, int, int, int], Array]:
     """``border(x, axis, width, side)``: what to join on before (side 0) or after (side 1) an axis."""
-    option, default = _OPTIONS.get(mode, ("", None)) if isinstance(mode, str) else ("", None)
+    if not callable(mode) and mode not in _OPTIONS:
+        raise PlanError(f"pad: mode={mode!r} is none of {', '.join(_OPTIONS)}")
+    option, default = _OPTIONS.get(mode, ("", None))
     unknown = [key for key in kwargs if key != option]
     if unknown:
         raise PlanError(f"pad: mode={mode!r} does not take {unknown[0]}=")

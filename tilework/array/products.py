@@ -21,7 +21,7 @@ import numpy as np
 from tilework.array.core import Array
 from tilework.array.creation import asarray
 from tilework.array.order import block_limit
-from tilework.base.errors import PlanError
+from tilework.base.errors import DTypeError, PlanError
 from tilework.plan import blocks, build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
@@ -218,6 +218,8 @@ def _contract(
     split_every: int | None = None,
 ) -> Array:  # fmt: skip
     """``product`` of the blocks that meet, summed over the labels that are not in ``out``."""
+    if dtype.kind in "SUV":
+        raise DTypeError(f"{label}: elements of dtype {dtype} cannot be multiplied; use numbers")
     operands = _limited(_aligned(operands), out, dtype)
     chunks = _chunks_of(operands)
     operands = _joined(operands, out)

@@ -353,7 +353,7 @@ def average(a: Any, axis: Any = None, weights: Any = None, returned: bool = Fals
     if weights.shape != a.shape:
         along = () if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, a.ndim)
         if weights.shape != tuple(a.shape[k] for k in along):
-            raise TypeError(
+            raise (TypeError if axis is None else PlanError)(
                 f"average: weights of shape {weights.shape} fit neither {a.shape} nor its axes {axis}; give axis"
             )
         weights = moveaxis(

@@ -15,7 +15,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from tilework.array.core import Array
 from tilework.array.creation import asarray, normalize, shape_of
-from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
+from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.plan import build, reshaping
 from tilework.plan.ops import ArrayNode
 
@@ -233,7 +233,7 @@ def reshape(
     if order == "F":
         return transpose(reshape(transpose(x), shape_of(shape, signed=True)[::-1]))
     if order not in ("C", "A"):
-        raise UnsupportedError(f"reshape: order={order!r} is not supported; use 'C' or 'F'")
+        raise PlanError(f"reshape: order={order!r} must be 'C' or 'F'")
     shape = shape_of(shape, signed=True)
     if x.ndim == 1 and not x.chunks[0].known and [n for n in shape if n != 1] == [-1]:  # no element moves
         return Array(build.rearrange(x.node, [0 if n == -1 else None for n in shape], label="reshape"))

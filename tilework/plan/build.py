@@ -92,7 +92,9 @@ def elementwise(fn: Callable[..., Any], args: Sequence[Any], dtype: Any = None, 
     nodes = [arg for arg in args if isinstance(arg, ArrayNode)]
     label = label or str(getattr(fn, "__name__", "elementwise"))
     if dtype is None:
-        dtype = np.asarray(fn(*(np.empty(0, arg.dtype) if isinstance(arg, ArrayNode) else arg for arg in args))).dtype
+        dtype = _dtype_of(fn, args, 0)
+        if dtype.hasobject and not any(node.dtype.hasobject for node in nodes):
+            dtype = _dtype_of(fn, args, 1)  # a scalar made it so: without elements nobody asks whether it can be done
     ndim = max(node.ndim for node in nodes)
     axes = [tuple(range(ndim - node.ndim, ndim)) for node in nodes]
     chunks, aligned = _align(nodes, axes, ndim, label)
@@ -101,6 +103,10 @@ def elementwise(fn: Callable[..., Any], args: Sequence[Any], dtype: Any = None, 
     template = tuple(next(slots) if isinstance(arg, ArrayNode) else arg for arg in args)
     axes_of = tuple(tuple(range(ndim - node.ndim, ndim)) for node in distinct)
     return by_element(Elementwise(fn, template), distinct, axes_of, chunks, np.dtype(dtype), label)
+
+
+def _dtype_of(fn: Callable[..., Any], args: Sequence[Any], size: int) -> np.dtype[Any]:
+    return np.asarray(fn(*(np.ones(size, arg.dtype) if isinstance(arg, ArrayNode) else arg for arg in args))).dtype
 
 
 def by_element(
