@@ -30,13 +30,16 @@ from tilework.io.memory import BlockSink, BlockSource, MemorySink
 from tilework.optimize import keeping
 from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize as optimize_plan
-from tilework.optimize.scatter import in_passes
+from tilework.optimize.scatter import could_scatter, in_passes
 from tilework.plan import build
 from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, Call, Node, Store
 
 HOLD_SHARE = 0.5
 """A rechunk or take may hold up to this share of the budget at one time; beyond, it goes through scratch space."""
+
+LEAST_SHARE = 0.05
+"""And up to this one where all of them together would take more than there is."""
 
 
 @runtime_checkable
@@ -123,14 +126,16 @@ def prepare(outputs: Sequence[Node], settings: config.Settings, optimize_graph: 
 def _lower(
     plan: tuple[Node, ...], workers: int, budget: int, scratch_directory: str | None
 ) -> tuple[Lowered, taskgraph.TaskGraph, dict[Node, keeping.IfKept]]:
-    """Stages and tasks that keep what several users need as far as it fits: see ``optimize/keeping.py``."""
+    """Stages and tasks that keep what is needed as far as it fits: ``optimize/keeping.py``, ``optimize/scatter.py``."""
     chosen: dict[Node, keeping.IfKept] = {}
     again: set[Node] = set()
+    hold_bytes = HOLD_SHARE * budget
+    movable = could_scatter(topological(plan), LEAST_SHARE * budget)
     while True:
-        lowered = lower(plan, again, HOLD_SHARE * budget, scratch_directory)
+        lowered = lower(plan, again, hold_bytes, scratch_directory)
         wanted = [place for place in lowered.outputs if place is not None]
         graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
-        if not keeping.worth_a_trial(lowered.shared, budget):
+        if not movable and not keeping.worth_a_trial(lowered.shared, budget):
             break
         worst = budgeting.worst_moment(graph, 1)  # where it is tight further workers wait
         if worst.bytes <= budget:
@@ -138,8 +143,10 @@ def _lower(
         cheap = keeping.repeatable(topological(plan))
         kept = [one for one in lowered.shared if one.node in cheap and one.node not in again]
         more = keeping.to_make_again(kept, worst.held, worst.bytes - budget)
-        if not more:
+        if not more and (not movable or hold_bytes == LEAST_SHARE * budget):
             break
+        if not more:  # many rechunks or takes may be under way at a time, though each by itself would fit
+            hold_bytes = LEAST_SHARE * budget
         for one in more:
             chosen[one.node] = keeping.IfKept(budgeting.most_held(graph, one.stage), worst.bytes)
             again |= keeping.with_inputs(one.node, cheap)

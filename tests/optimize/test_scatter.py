@@ -145,3 +145,14 @@ def test_the_work_of_planning_does_not_grow_with_pairs() -> None:
     assert graph.n_tasks < 50_000
     assert len(graph.deps) < 200_000
     assert prod(x.numblocks) == 10_000
+
+
+def test_takes_that_are_all_under_way_at_a_time_go_to_disk() -> None:
+    """Each by itself would be held; but columns of the result need all of them at a time."""
+    x = drawn((2000, 2000), (100, 200))
+    y = x[:, np.random.default_rng(0).permutation(2000)].max(axis=0)
+    assert y.explain(memory="100MB").scratch_bytes == 0
+    less = y.explain(memory="12MB")
+    assert less.scratch_bytes == x.nbytes
+    assert less.wanted_peak <= 12e6
+    np.testing.assert_array_equal(y.compute(memory="12MB"), y.compute())

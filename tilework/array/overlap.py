@@ -1,13 +1,14 @@
 """Blocks that see their neighbours: halos, boundaries, and functions of blocks with halos.
 
-Beyond the ends of the array lies what ``boundary`` says. It is joined to the array as slices of itself or as constants,
-each end as part of the end's block; so the blocks of a halo are counted as those of the array, and a halo may be wider
-than a block. With boundary "none" there is nothing beyond the ends: the blocks there have a smaller halo.
+Beyond the ends of the array lies what ``boundary`` says. The first and the last block make it of their own elements,
+if it is no longer than they are and not periodic. Otherwise it is joined to the array as slices of itself or as
+constants, each end as part of the end's block; so the blocks of a halo are counted as those of the array, and a halo
+may be wider than a block. With boundary "none" there is nothing beyond the ends: the blocks there have a smaller halo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -317,10 +318,52 @@ def _need_known(axis: AxisChunks) -> None:
 
 
 def _with_halo(node: ArrayNode, depth: Depth, boundary: Boundary) -> ArrayNode:
-    for axis, (pair, kind) in enumerate(zip(depth, boundary, strict=True)):
-        if any(pair) and not _is(kind, "none"):
-            node = _extended(node, axis, pair, kind)
-    return build.overlap(node, depth)
+    wanted = [(axis, pair, kind) for axis, (pair, kind) in enumerate(zip(depth, boundary, strict=True)) if any(pair)]
+    wanted = [(axis, pair, kind) for axis, pair, kind in wanted if not _is(kind, "none")]
+    padded = [one for one in wanted if not _is(one[2], "periodic")]
+    for axis, _, _ in wanted:
+        _need_known(node.chunks[axis])
+    if any(pair[0] > node.chunks[axis][0] or pair[1] > node.chunks[axis][-1] for axis, pair, _ in padded):
+        padded = []  # further blocks than the first and the last see what is beyond the ends
+    for one in wanted:
+        if one not in padded:
+            node = _extended(node, *one)
+    return _padded(build.overlap(node, depth), padded)
+
+
+def _padded(node: ArrayNode, padded: Sequence[tuple[int, tuple[int, int], Any]]) -> ArrayNode:
+    """The first and last block along each axis, with what is beyond made of their own elements or constants."""
+    if not padded:
+        return node
+    chunks: dict[Hashable, Any] = {}
+    for axis, (before, after), _ in padded:
+        sizes = list(node.chunks[axis])
+        sizes[0] += before
+        sizes[-1] += after
+        chunks[axis] = AxisChunks(sizes)
+    pad = BlockFunction(_Pad(tuple(padded), node.grid), (Slot(0),), place=True)
+    labels = range(node.ndim)
+    return build.blockwise(pad, labels, [(node, labels)], node.dtype, adjust_chunks=chunks, label="boundary")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pad:
+    """A block with its part of the boundary, axis by axis: ``(axis, (before, after), kind)``."""
+
+    ends: tuple[tuple[int, tuple[int, int], Any], ...]
+    grid: tuple[int, ...]
+
+    def __call__(self, block: np.ndarray, block_place: BlockPlace) -> np.ndarray:
+        for axis, (before, after), kind in self.ends:
+            k = block_place.index[axis]
+            width = [(0, 0)] * block.ndim
+            width[axis] = (before if k == 0 else 0, after if k == self.grid[axis] - 1 else 0)
+            if any(width[axis]):
+                if isinstance(kind, str):
+                    block = np.pad(block, width, mode="symmetric" if kind == "reflect" else "edge")
+                else:
+                    block = np.pad(block, width, mode="constant", constant_values=kind)
+        return block
 
 
 def _extended(node: ArrayNode, axis: int, pair: tuple[int, int], kind: Any) -> ArrayNode:

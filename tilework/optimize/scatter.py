@@ -42,6 +42,11 @@ def in_passes(outputs: Sequence[Node], block_bytes: float) -> tuple[Node, ...]:
     return rewrite(outputs, divided)
 
 
+def could_scatter(nodes: Sequence[Node], keep_bytes: float) -> bool:
+    """Whether anything is large enough to go through scratch space."""
+    return any(isinstance(node, Rechunk | Take) and _movable(node, keep_bytes) for node in nodes)
+
+
 def scattered(nodes: Sequence[Node], keep_bytes: float) -> dict[Node, Scatter]:
     """The nodes that go through scratch space: those that need more than ``keep_bytes`` at one time."""
     found: dict[Node, Scatter] = {}

@@ -27,6 +27,7 @@ from tilework.engine.events import BatchFinished, Listener, RunEvent, RunFinishe
 from tilework.engine.kernels import BufferPool, Context
 from tilework.engine.local.budget import describe, refuse
 from tilework.engine.local.execute import Executor, takes_buffers
+from tilework.engine.local.heap import HeapTrimmer
 from tilework.engine.local.spill import SpillFile
 from tilework.engine.local.state import WAIT, Instruction, Run, Scheduler, Spill, Stop
 from tilework.engine.protocol import RunOptions
@@ -61,6 +62,7 @@ class LocalRun:
         self._values: dict[int, Any] = {}
         self._spill = SpillFile(options.spill_directory)
         self._pool = BufferPool(0)
+        self._heap = HeapTrimmer(options.budget)
         self._pooled = [takes_buffers(stage) for stage in graph.stages]
         self._emit(RunStarted(graph, engine, workers, options.budget, monotonic()))
 
@@ -207,6 +209,7 @@ class LocalRun:
                     self.abort(self._noted(error, task))
             self._drop(freed)
             held, spilled = self._scheduler.held, self._scheduler.on_disk
+        self._heap.look()
         if error is not None and attempt is not None:
             self._emit(TaskRetried(task, attempt, error))
         if self._listener is not None and sizes:
