@@ -17,7 +17,7 @@ from tilework.array.core import Array
 from tilework.array.elementwise import Mapped, cast
 from tilework.base import config
 from tilework.base.errors import DTypeError, PlanError, UnsupportedError
-from tilework.io import memory
+from tilework.io import hdf5, memory
 from tilework.plan import blocks, build
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
@@ -98,7 +98,7 @@ def from_array(
     stored = getattr(x, "chunks", None)
     previous = stored if isinstance(stored, tuple) and len(stored) == len(x.shape) else None
     sizes = normalize(chunks, x.shape, x.dtype, previous)
-    return Array(build.stored(memory.ArraySource(x, name, lock), sizes))
+    return Array(build.stored(hdf5.of_dataset(x, name, lock) or memory.ArraySource(x, name, lock), sizes))
 
 
 def _refuse_foreign(x: Any) -> None:

@@ -21,6 +21,8 @@ from tilework.io.regions import assemble, format_region, region_shape
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.protocols import Region
 
+_NETCDF4 = threading.Lock()
+
 
 def _lock(lock: Any) -> Any:
     """What to hold while reading or writing: True is a new lock, False and None are none."""
@@ -39,7 +41,7 @@ def storage_failure(doing: str, target: Any, region: Region | None, error: Excep
     """A StorageError that says what was being read or written, where, and why that failed."""
     where = format_region(region) if region else ""
     name = f"{type(target).__module__}.{type(target).__qualname__}"
-    closed = any(word in str(error).lower() for word in ("closed", "invalid", "not a valid"))
+    closed = any(word in str(error).lower() for word in ("closed", "invalid", "not a valid", "not of specified type"))
     hint = " (is its file still open?)" if closed else ""
     return StorageError(f"{doing} {name}{where} failed{hint}: {type(error).__name__}: {error}")
 
@@ -58,7 +60,8 @@ class ArraySource:
         A name that promises equal contents: arrays of one name are read once. None and True find one: small ndarrays
         are known by their values, all else by identity. False is a name of its own.
     lock
-        A lock to hold while reading, True for a new one, or False. ndarrays need none.
+        A lock to hold while reading, True for a new one, or False. Variables of netCDF4 always have one: its library
+        must not be called by two threads. ndarrays, and data sets of h5py, need none.
 
     Raises
     ------
@@ -71,7 +74,7 @@ class ArraySource:
     def __init__(self, array: Any, name: str | bool | None = None, lock: Any = False) -> None:
         self.free = isinstance(array, np.ndarray)
         self.array: Any = _read_only(array) if isinstance(array, np.ndarray) else array
-        self._lock = _lock(lock)
+        self._lock = _lock(lock or (_is_netcdf4(array) and _NETCDF4))
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.storage_chunks = None if self.free else _storage_chunks(array)
@@ -119,11 +122,15 @@ class ArraySource:
 
 
 def _storage_chunks(array: Any) -> tuple[int, ...] | None:
-    """The unit of storage of an HDF5 data set or Zarr array."""
-    unit = getattr(array, "shards", None) or getattr(array, "chunks", None)
+    """What an HDF5 data set, NetCDF variable or Zarr array decodes as a whole."""
+    unit = tuple(array.chunking()) if _is_netcdf4(array) else getattr(array, "chunks", None)
     if isinstance(unit, tuple) and len(unit) == len(array.shape) and all(isinstance(n, int) and n > 0 for n in unit):
         return unit
     return None
+
+
+def _is_netcdf4(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "netCDF4"
 
 
 class BlockSource:

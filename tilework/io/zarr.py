@@ -1,6 +1,6 @@
 """Zarr arrays as sources and sinks: formats 2 and 3, with and without shards, in any store. Needs the extra ``zarr``.
 
-Reading. Where the codecs are plain (see :class:`~tilework.io.zarr_direct.DirectReader`) chunks are decoded by the
+Reading. Where the codecs are plain (see :class:`~tilework.io.zarr_direct.ZarrReader`) chunks are decoded by the
 thread that wants them. Everything else goes through Zarr-Python.
 
 Writing goes through Zarr-Python. Local directories and object stores replace a chunk in one step, so that a chunk that
@@ -28,7 +28,7 @@ import numpy as np
 from tilework.base.errors import ChunkError, StorageError, TileworkError, UnknownChunksError
 from tilework.base.tokens import identity_token, tokenize, unique_token
 from tilework.io.regions import format_region
-from tilework.io.zarr_direct import DirectReader
+from tilework.io.zarr_direct import ZarrReader
 from tilework.plan.blocks import Chunks
 from tilework.plan.protocols import Region
 
@@ -90,7 +90,7 @@ class ZarrSource:
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.storage_chunks: tuple[int, ...] | None = tuple(int(n) for n in array.chunks)
-        self._direct = DirectReader.of(array, directory_of(array))
+        self._direct = ZarrReader.of(array, directory_of(array))
         self.place = place_token(array)
         self.token = tokenize("zarr", name or self.place, self.shape, self.dtype, self.storage_chunks)
 

@@ -10,68 +10,18 @@ from __future__ import annotations
 
 import sys
 from asyncio import gather
-from collections.abc import Callable, Iterator, Sequence
-from io import FileIO
-from itertools import product
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
 from tilework.base.errors import StorageError
-from tilework.io.regions import axis_parts, detached, region_shape
-from tilework.plan.blocks import Chunks, split_sizes
-from tilework.plan.protocols import Region
+from tilework.io.chunked import Bytes, ChunkReader, Decoder, Files, Part
 
 AT_ONCE = 16
 """Chunks that a read asks a store for at a time, if it is no local directory."""
-
-Decoder = Callable[[Any], Any]
-
-
-class Part(NamedTuple):
-    """Bytes of an object in a store: ``size`` of them from ``start`` on, the last ``size`` if ``start`` is None."""
-
-    key: str
-    start: int | None = 0
-    size: int | None = None  # all
-
-
-class Bytes(Protocol):
-    """Where the bytes come from."""
-
-    def fetch(self, parts: Sequence[Part]) -> Iterator[Any]:
-        """Each part in turn, as an object with the buffer protocol; None for objects that are not there."""
-        ...
-
-    def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
-        ...
-
-
-class Files:
-    """A local directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def fetch(self, parts: Sequence[Part]) -> Iterator[bytes | None]:
-        for key, start, size in parts:
-            try:
-                with FileIO(self._directory / key) as file:
-                    if size is None:
-                        data = file.readall()
-                    else:
-                        file.seek(start if start is not None else max(0, file.seek(0, 2) - size))
-                        data = file.read(size)
-            except FileNotFoundError:
-                yield None
-            else:
-                yield data
-
-    def exists(self, key: str) -> bool:
-        return (self._directory / key).exists()
 
 
 class Objects:
@@ -102,7 +52,7 @@ class Objects:
         return bool(self._sync(self._store.exists(self._prefix + key)))
 
 
-class DirectReader:
+class ZarrReader(ChunkReader):
     """Reads regions of a Zarr array.
 
     For arrays of plain numbers in native byte order and C order, without filters, whose compressors ``numcodecs`` has
@@ -110,24 +60,18 @@ class DirectReader:
     the formats as their specifications fix them; :meth:`of` declines whatever it does not know.
     """
 
-    def __init__(self, array: Any, store: Bytes, decoders: tuple[Decoder, ...], shard: Any) -> None:
-        self._store, self._place = store, str(array.store_path)
+    def __init__(self, array: Any, store: Bytes, decoders: Sequence[Decoder], shard: Any) -> None:
+        fill = np.asarray(0 if array.fill_value is None else array.fill_value, array.dtype)
+        super().__init__(store, str(array.store_path), array.shape, array.chunks, fill, decoders)
         self._key = array.metadata.encode_chunk_key
         self._metadata_key = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-        self._decoders = decoders
-        self._in_place = len(decoders) == 1 and _is_blosc(decoders[0])
-        self._dtype: np.dtype[Any] = np.dtype(array.dtype)
-        self._unit: tuple[int, ...] = tuple(array.chunks)
-        self._chunks: Chunks = tuple(split_sizes(n, size) for n, size in zip(array.shape, self._unit, strict=True))
-        fill = array.fill_value
-        self._fill = np.asarray(self._dtype.type(0) if fill is None else fill, self._dtype)
         self._shard = shard
         if shard is not None:
             self._per_shard = tuple(a // b for a, b in zip(array.shards, array.chunks, strict=True))
             self._index_at_end = shard.index_location.value == "end"
 
     @classmethod
-    def of(cls, array: Any, directory: Path | None) -> DirectReader | None:
+    def of(cls, array: Any, directory: Path | None) -> ZarrReader | None:
         """A reader, or None if the array is of a kind that only Zarr-Python knows.
 
         Parameters
@@ -157,26 +101,7 @@ class DirectReader:
         store = Files(directory) if directory is not None else Objects(array.store, array.path)
         return cls(array, store, decoders, shard) if native else None
 
-    def read(self, region: Region) -> np.ndarray:
-        """The region. Raises StorageError."""
-        touched = [axis_parts(axis, index) for axis, index in zip(self._chunks, region, strict=True)]
-        pieces = list(product(*touched))
-        wanted = self._where([tuple(part[0] for part in piece) for piece in pieces])
-        found = self._fetched(wanted)
-        if len(pieces) == 1:
-            (part,) = wanted
-            within: tuple[Any, ...] = (*(part[1] for part in pieces[0]), ...)
-            return detached(self._chunk(next(found), part)[within])
-        out = np.empty(region_shape(region), self._dtype)
-        for piece, part, data in zip(pieces, wanted, found, strict=True):
-            _, src, dst = zip(*piece, strict=True)
-            self._chunk_into(out[dst], src, data, part)
-        return out
-
-    # ------------------------------------------------------------ where chunks are
-
-    def _where(self, chunks: Sequence[tuple[int, ...]]) -> list[Part | None]:
-        """Where chunks are stored; None for those that a shard does not have."""
+    def where(self, chunks: Sequence[tuple[int, ...]]) -> list[Part | None]:
         if self._shard is None:
             return [Part(self._key(index)) for index in chunks]
         shards = [tuple(k // n for k, n in zip(index, self._per_shard, strict=True)) for index in chunks]
@@ -185,7 +110,7 @@ class DirectReader:
         asked = [Part(self._key(shard), None if self._index_at_end else 0, size) for shard in distinct]
         indexes = {
             shard: None if data is None else self._index(data, part)
-            for shard, part, data in zip(distinct, asked, self._fetched(asked), strict=True)
+            for shard, part, data in zip(distinct, asked, self.fetched(asked), strict=True)
         }
         return [self._inner(index, shard, indexes[shard]) for index, shard in zip(chunks, shards, strict=True)]
 
@@ -199,57 +124,12 @@ class DirectReader:
         """Offset and size of each inner chunk of a shard, as 64-bit integers, followed by their checksum."""
         data = bytes(data)
         if len(data) != part.size or _crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
-            raise StorageError(f"zarr shard {self._at(part)} is corrupt: its index does not match its checksum")
+            raise StorageError(f"zarr shard {self.at(part)} is corrupt: its index does not match its checksum")
         return np.frombuffer(data, "<u8", len(data) // 8).reshape(*self._per_shard, 2)
 
-    def _fetched(self, parts: Sequence[Part | None]) -> Iterator[Any]:
-        found = self._store.fetch([part for part in parts if part is not None])
-        for part in parts:
-            if part is None:
-                yield None
-                continue
-            try:
-                data = next(found)
-            except MemoryError:
-                raise
-            except Exception as error:
-                where = f"reading zarr chunk {self._at(part)} failed"
-                raise StorageError(f"{where}: {type(error).__name__}: {error}") from error
-            yield data
-
-    def _at(self, part: Part) -> str:
-        return f"{self._place}/{part.key}"
-
-    # ------------------------------------------------------------ what is in them
-
-    def _chunk(self, data: Any, part: Part | None) -> np.ndarray:
-        if data is None or part is None:
-            return self._missing()
-        try:
-            for decode in self._decoders:
-                data = decode(data)
-            return np.frombuffer(data, self._dtype).reshape(self._unit)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise StorageError(f"zarr chunk {self._at(part)} is corrupt: {type(error).__name__}: {error}") from error
-
-    def _chunk_into(self, out: np.ndarray, within: tuple[slice, ...], data: Any, part: Part | None) -> None:
-        """Put what is ``within`` a chunk into ``out``, without a copy in between if that is one stretch of memory."""
-        whole = out.shape == self._unit and out.flags.c_contiguous
-        if whole and self._in_place and data is not None and _blosc_size(data) == out.nbytes:
-            try:
-                self._decoders[0](data, out)  # type: ignore[call-arg]
-            except RuntimeError as error:
-                raise StorageError(f"zarr chunk {self._at(part)} is corrupt: {error}") from error  # type: ignore[arg-type]
-        else:
-            out[...] = self._chunk(data, part)[within]
-
-    def _missing(self) -> np.ndarray:
-        """A chunk that was never written holds the fill value; unless the array itself has gone."""
+    def check_missing(self) -> None:
         if not self._store.exists(self._metadata_key):
             raise StorageError(f"zarr array {self._place} has been moved or deleted since it was opened")
-        return np.broadcast_to(self._fill, self._unit)
 
 
 _ABSENT = (2**64 - 1, 2**64 - 1)
@@ -275,12 +155,3 @@ def _decoders(array: Any) -> tuple[Decoder, ...] | None:
         else:
             return None
     return tuple(found)
-
-
-def _is_blosc(decode: Decoder) -> bool:
-    return getattr(getattr(decode, "__self__", None), "codec_id", None) == "blosc"
-
-
-def _blosc_size(data: Any) -> int:
-    """Bytes that a Blosc frame decodes to, from its header: the decoder believes it, and would fill less than all."""
-    return int.from_bytes(bytes(data[4:8]), "little")

@@ -10,15 +10,20 @@ function for whole blocks. Arrays whose layers are not all known are read as xar
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from xarray.backends.h5netcdf_ import H5NetCDFArrayWrapper
+from xarray.backends.netCDF4_ import NetCDF4ArrayWrapper
 from xarray.coding import common, variables
 from xarray.core import indexing
 
 from tilework.array.elementwise import cast
+from tilework.io.hdf5 import HDF5Source
+from tilework.io.memory import ArraySource
 from tilework.io.zarr import ZarrSource, is_zarr_array
 from tilework.plan import build
 from tilework.plan.blocks import Chunks
@@ -41,13 +46,12 @@ def unwrapped(data: Any, chunks: Chunks) -> ArrayNode | None:
 
 
 def _stored(data: Any, chunks: Chunks) -> ArrayNode | None:
-    """A slice of an array in Zarr. Values that are not NumPy's own (strings of any length) are left to xarray."""
-    array: Any = getattr(data.array, "_array", None)
-    if not is_zarr_array(array) or np.dtype(array.dtype) != data.dtype or data.dtype.kind not in "biufcmMSU":
+    """A selection from an array in a file. Values that NumPy has no size for (strings) are left to xarray."""
+    source = _source(data.array)
+    if source is None or source.dtype != data.dtype or data.dtype.kind not in "biufcmMSU":
         return None
     if not all(isinstance(entry, slice | int | np.integer) for entry in data.key.tuple):
         return None
-    source = ZarrSource(array)
     entries = [
         slice(*entry.indices(n)) if isinstance(entry, slice) else slice(int(entry), int(entry) + 1, 1)
         for entry, n in zip(data.key.tuple, source.shape, strict=True)
@@ -55,7 +59,27 @@ def _stored(data: Any, chunks: Chunks) -> ArrayNode | None:
     if any(entry.start >= entry.stop for entry in entries):  # nothing, or backwards
         return None
     drop = tuple(axis for axis, entry in enumerate(data.key.tuple) if not isinstance(entry, slice))
-    return build.stored(source, chunks, "zarr", tuple(entries), drop)
+    label = "zarr" if isinstance(source, ZarrSource) else "hdf5"
+    return build.stored(source, chunks, label, tuple(entries), drop)
+
+
+def _source(array: Any) -> ZarrSource | HDF5Source | None:
+    """The source for an array of one of xarray's backends."""
+    stored = getattr(array, "_array", None)
+    if is_zarr_array(stored):
+        return ZarrSource(stored)
+    if not isinstance(array, NetCDF4ArrayWrapper | H5NetCDFArrayWrapper):
+        return None
+    opened = getattr(array.datastore._manager, "_args", ())
+    if not opened or not isinstance(opened[0], str) or not os.path.isfile(opened[0]):
+        return None  # a server, or a file in memory
+    variable = array.get_array()
+    if isinstance(array, NetCDF4ArrayWrapper):
+        unit, name = variable.chunking(), f"{variable.group().path.rstrip('/')}/{variable.name}"
+    else:
+        unit, name = variable.chunks, variable.name
+    through = ArraySource(indexing.ImplicitToExplicitIndexingAdapter(indexing.LazilyIndexedArray(array)), False)
+    return HDF5Source(opened[0], name, through, unit if isinstance(unit, list | tuple) else None)
 
 
 # ---------------------------------------------------------------- decoders

@@ -22,6 +22,7 @@ from xarray import Dataset
 from tilework import session
 from tilework.array import Array
 from tilework.base.errors import StorageError
+from tilework.io.hdf5 import HDF5Source
 from tilework.io.memory import ArraySource
 from tilework.io.zarr import ZarrSource, place_token
 from tilework.plan.graph import topological
@@ -59,6 +60,8 @@ def _reads(dataset: Dataset) -> set[str]:
     for node in topological([v._data.node for v in dataset.variables.values() if isinstance(v._data, Array)]):
         if isinstance(node, Source) and isinstance(node.source, ZarrSource):
             found.add(node.source.place)
+        elif isinstance(node, Source) and isinstance(node.source, HDF5Source):
+            found.add(node.source.path)
         elif isinstance(node, Source) and isinstance(node.source, ArraySource):
             found.update(_file_of(node.source.array))
     return found
