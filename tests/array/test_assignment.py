@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import tilework.array as ta
-from tilework.base.errors import UnsupportedError
+from tilework.base.errors import PlanError, UnsupportedError
 from tilework.testing import assert_eq
 from tilework.testing.strategies import arrays, chunks
 
@@ -142,9 +142,54 @@ def test_what_numpy_refuses():
     assert_eq(x, np.zeros((3, 4), int))
 
 
-def test_lazy_indices_that_cannot_be_assigned_through():
+def assign(x, y, make, case):
+    """One assignment through index arrays that ``make`` makes; ``y`` has the values that ``x`` had before."""
+    if case == "mask and slice":
+        x[2:4, y[0] > 3] = -5
+    elif case == "positions":
+        x[make([2, -1])] = -3
+    elif case == "positions and slice":
+        x[::2, make([2, 3, 2])] = np.arange(3)[:, None]
+    elif case == "mask and number":
+        x[1, make([True] * 4 + [False] * 6)] = 7
+    elif case == "mask and values":
+        x[y[:, 0] > 5, 1:4] = np.arange(3)
+    elif case == "values that are lazy":
+        x[make([0, 4])] = y.sum(axis=0)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "mask and slice",
+        "positions",
+        "positions and slice",
+        "mask and number",
+        "mask and values",
+        "values that are lazy",
+    ],
+)
+def test_lazy_index_arrays(case):
+    a = np.arange(60).reshape(6, 10)
+    x = ta.from_array(a.copy(), chunks=(2, 3))
+    assign(x, ta.copy(x), ta.asarray, case)
+    expected = a.copy()
+    assign(expected, a, np.asarray, case)
+    assert_eq(x, expected)
+
+
+def test_lazy_positions_out_of_bounds():
     x = ta.zeros(4, chunks=2)
+    x[ta.asarray([1, 9])] = 1
+    with pytest.raises(IndexError, match="index 9 is out of bounds"):
+        x.compute()
+
+
+def test_lazy_indices_that_cannot_be_assigned_through():
+    x = ta.zeros((4, 4), chunks=2)
     with pytest.raises(UnsupportedError, match="where"):
-        x[ta.arange(2)] = 1
+        x[ta.arange(2)] = np.arange(8).reshape(2, 4)
     with pytest.raises(UnsupportedError, match="where"):
         x[x > 0] = np.arange(4)
+    with pytest.raises(PlanError, match="could not broadcast"):
+        x[x > 0] = x

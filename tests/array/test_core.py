@@ -11,7 +11,7 @@ import pytest
 import tilework as tw
 import tilework.array as ta
 from tilework.array.core import Array
-from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
+from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.testing import assert_eq
 
 
@@ -191,8 +191,9 @@ def test_view(a, x):
         x.view("int64")
     with pytest.raises(TypeError, match="objects"):
         x.view(object)
-    with pytest.raises(UnsupportedError, match="order"):
-        x.view("int32", order="F")
+    assert_eq(x.view("int16", order="F"), np.ascontiguousarray(a.T).view("int16").T)
+    with pytest.raises(PlanError, match="order"):
+        x.view("int32", order="A")
 
 
 def test_methods_of_blocks(a, x):

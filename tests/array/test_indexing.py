@@ -259,8 +259,10 @@ def test_blocks():
     assert_eq(x.partitions[0, 0], a[:2, :4])
     with pytest.raises(IndexError):
         x.blocks[3]
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="one list"):
         x.blocks[[0], [1]]
+    with pytest.raises(ValueError, match="newaxis"):
+        x.blocks[None]
 
 
 def test_take_and_compress():

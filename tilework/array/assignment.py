@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import nan, prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tilework.array.creation import asarray, axis_index, full, operand
 from tilework.array.elementwise import Mapped, cast, pick
 from tilework.array.indexing import (
     broadcast_indices,
+    checked_positions,
     entries_of,
     grid_dims,
     is_array,
@@ -45,25 +46,39 @@ def setitem(x: Array, index: Any, value: Any) -> None:
     if _set_through_mask(x, index, value):
         return
     axes, entries = without_flags(entries_of(index, x.shape))
-    if any(map(is_lazy, entries)):
-        raise UnsupportedError(
-            "assignment through a lazy index array is possible only for a mask over the first axes and a value that "
-            "does not depend on how many elements it selects; use where(mask, value, x)"
-        )
     node = build.rearrange(x.node, axes)
     arrays = {k: e for k, e in enumerate(entries) if is_array(e)}
-    common = broadcast_indices(list(arrays.values()))
+    lazy = any(map(is_lazy, entries))
+    common = _lazy_shape(entries) if lazy else broadcast_indices(list(arrays.values()))
     labels = result_labels(entries, len(common))
     selected = _selected_shape(node, entries, labels, common)
     value = _fit(value, selected)
     if 0 in selected:
         return
-    dims = grid_dims(list(arrays.values()), len(common))
+    if lazy:
+        _check_lazy(list(arrays.values()), value, labels)
+    dims = [0] if lazy else grid_dims(list(arrays.values()), len(common))
     if dims is None:
         node = _put_points(node, entries, labels, common, value)
     else:
         node = _put_grid(node, entries, labels, dict(zip(arrays, dims, strict=True)), value)
     x.node = build.rearrange(node, [axes.index(axis) for axis in range(x.ndim)])
+
+
+def _lazy_shape(entries: Sequence[Any]) -> tuple[Any, ...]:
+    """What a lazy index array adds to the shape of the result: one axis, of unknown length for a mask."""
+    array = next(e for e in entries if is_lazy(e))
+    return (nan,) if array.dtype.kind == "b" else array.shape
+
+
+def _check_lazy(arrays: Sequence[Any], value: Any, labels: Sequence[Any]) -> None:
+    """What a lazy index selects can be told element by element, but not in which order: all get the same."""
+    varies = isinstance(value, ArrayNode) and value.shape[labels.index(("dim", 0))] != 1
+    if len(arrays) > 1 or arrays[0].ndim != 1 or varies:
+        raise UnsupportedError(
+            "assignment through a lazy index array is possible for a mask, or for one array of positions, and a value "
+            "that does not vary with what it selects; use where(mask, value, x)"
+        )
 
 
 def _value(value: Any, x: Array) -> ArrayNode | np.generic:
@@ -116,7 +131,7 @@ def _fit(value: Any, selected: Sequence[Any]) -> Any:
         return value
     extra = max(0, value.ndim - len(selected))
     fits = value.shape[:extra] == (1,) * extra and all(
-        n in (1, want) or n != n for n, want in zip(value.shape[::-1], selected[::-1], strict=False)
+        n in (1, want) or n != n or want != want for n, want in zip(value.shape[::-1], selected[::-1], strict=False)
     )
     if not fits:
         raise PlanError(
@@ -158,6 +173,8 @@ def _put_grid(
 
 def _is_selected(entry: Any, chunks: AxisChunks) -> ArrayNode:
     """Which elements of an axis an entry selects."""
+    if is_lazy(entry):
+        return entry.node if entry.dtype.kind == "b" else _is_among(entry.node, chunks)
     if isinstance(entry, int):
         return build.elementwise(np.equal, [axis_index(chunks), entry])
     if isinstance(entry, slice):
@@ -170,6 +187,17 @@ def _is_selected(entry: Any, chunks: AxisChunks) -> ArrayNode:
     selected = np.zeros(chunks.total, bool)
     selected[entry.ravel()] = True
     return asarray(selected, chunks=(chunks,)).node
+
+
+def _is_among(positions: ArrayNode, chunks: AxisChunks) -> ArrayNode:
+    """Which elements of an axis lazy positions name. Each block needs all of them."""
+    function = BlockFunction(_among, (Slot(0), Slot(1)), {"n": chunks.total})
+    inputs: list[Any] = [(axis_index(chunks), ("axis",)), (positions, ("positions",))]
+    return build.blockwise(function, ("axis",), inputs, bool, label="selected")
+
+
+def _among(i: np.ndarray, positions: np.ndarray, *, n: int) -> np.ndarray:
+    return np.isin(i, checked_positions(positions, n=n))
 
 
 def _in_steps(i: np.ndarray, *, low: int, high: int, step: int) -> np.ndarray:

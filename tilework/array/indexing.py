@@ -25,7 +25,7 @@ from tilework.array.core import Array
 from tilework.array.creation import asarray
 from tilework.array.elementwise import Mapped
 from tilework.array.shapes import reshape_node
-from tilework.base.errors import UnsupportedError
+from tilework.base.errors import PlanError, UnsupportedError
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.indexing import normalize_index
@@ -60,8 +60,10 @@ def entries_of(index: Any, shape: Sequence[Any]) -> list[Entry]:
     out: list[Entry] = []
     for entry in given:
         mask = is_array(entry) and entry.dtype.kind == "b" and entry.ndim > 0
-        if mask and (not is_lazy(entry) or 0 in entry.shape):
-            out.extend(np.nonzero(np.zeros(entry.shape, bool) if is_lazy(entry) else entry))
+        if mask and 0 in entry.shape:
+            out.extend([np.zeros(0, np.int64)] * entry.ndim)
+        elif mask and not is_lazy(entry):
+            out.extend(np.nonzero(entry))
         else:
             out.append(entry)
     return out
@@ -193,7 +195,7 @@ def _join_lazy(
     lengths = [node.shape[axis] for axis in axes]
     flat: Any = 0
     for array, n in zip(arrays.values(), lengths, strict=True):
-        checked = build.elementwise(Mapped(_checked, (("n", n),)), [asarray(array).node], np.int64, "getitem")
+        checked = build.elementwise(Mapped(checked_positions, (("n", n),)), [asarray(array).node], np.int64, "getitem")
         flat = flat * n + Array(checked)
     node = build.rearrange(node, [*axes, *rest])
     node = reshape_node(node, (prod(lengths), *node.shape[len(axes) :]))
@@ -201,7 +203,7 @@ def _join_lazy(
     return node, [k, *(labels[axis] for axis in rest)], {k: flat}
 
 
-def _checked(positions: np.ndarray, *, n: int) -> np.ndarray:
+def checked_positions(positions: np.ndarray, *, n: int) -> np.ndarray:
     """Positions along an axis of length ``n``, not negative."""
     if ((positions < -n) | (positions >= n)).any():
         raise IndexError(
@@ -301,7 +303,10 @@ class BlockIndexer:
         entries = entries_of(index, self.shape)
         plain = len(entries) == self._array.ndim and not any(e is None or is_lazy(e) for e in entries)
         if not plain or sum(map(is_array, entries)) > 1:
-            raise IndexError(f"blocks can be indexed by integers, slices and one list of integers, got {index!r}")
+            raise PlanError(
+                f"blocks can be indexed by integers, slices and one list of integers, and newaxis is not supported; "
+                f"got {index!r}"
+            )
         node = self._array.node
         for axis, entry in enumerate(entries):
             node = _pick_blocks(node, axis, entry)

@@ -32,7 +32,7 @@ from tilework.array.core import Array
 from tilework.array.elementwise import Mapped
 from tilework.array.html import array_html, array_svg
 from tilework.array.indexing import BlockIndexer, PointIndexer, getitem
-from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
+from tilework.base.errors import DTypeError, PlanError, UnknownChunksError
 from tilework.delayed import delayed
 from tilework.plan import build
 from tilework.plan.ops import BlockFunction, Slot
@@ -83,10 +83,15 @@ def _namespace(self: Array, /, *, api_version: str | None = None) -> Any:
 
 
 def _view(self: Array, dtype: Any = None, order: str = "C") -> Array:
-    """The bytes of the elements read as another type. If that has another size, the last axis gets another length."""
+    """The bytes of the elements read as another type.
+
+    If that has another size, the last axis gets another length; for ``order="F"`` the first axis.
+    """
     dtype = self.dtype if dtype is None else np.dtype(dtype)
-    if order != "C":
-        raise UnsupportedError(f"view: order={order!r} is not supported; transpose before and after")
+    if order not in ("C", "F"):
+        raise PlanError(f"view: order={order!r} must be 'C' or 'F', for another length of the last or the first axis")
+    if order == "F":
+        return shapes.transpose(_view(shapes.transpose(self), dtype))
     if self.dtype.hasobject or dtype.hasobject:
         raise DTypeError(f"view: elements of dtype {self.dtype} cannot be read as {dtype}; objects have no bytes")
     old, new = self.dtype.itemsize, dtype.itemsize

@@ -31,8 +31,8 @@ AUTO_BYTES = 128 * 2**20
 class AxisChunks(tuple[Any, ...]):
     """Sizes of the blocks along one axis: Python ints, or NaN in every place.
 
-    An axis is known as a whole or not at all: one NaN among the sizes makes all of them NaN. The NaN is always
-    ``math.nan`` itself, so that equal unknown chunks compare equal.
+    An axis is known as a whole or not at all: one NaN among the sizes makes all of them NaN. As many unknown sizes
+    are equal, whichever NaN they are written with.
     """
 
     def __new__(cls, sizes: Iterable[Any] = ()) -> Self:
@@ -83,9 +83,17 @@ class AxisChunks(tuple[Any, ...]):
         """The largest block; NaN if unknown."""
         return (int(self.sizes.max()) if self else 0) if self.known else nan
 
+    def __eq__(self, other: object) -> bool:
+        if self.known or not isinstance(other, tuple):
+            return tuple.__eq__(self, other)
+        return len(self) == len(other) and all(n != n for n in other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     @cached_property
     def _hash(self) -> int:
-        return tuple.__hash__(self)
+        return tuple.__hash__(self) if self.known else hash(len(self))
 
     def __hash__(self) -> int:
         return self._hash
