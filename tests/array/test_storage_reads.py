@@ -1,9 +1,17 @@
 """Each chunk in storage is fetched once in a run, however the blocks lie."""
 
+import subprocess
+import sys
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
+import obstore.store
 import pytest
+import xarray as xr
 import zarr
 
 import tilework as tw
@@ -108,3 +116,97 @@ def test_small_blocks_of_large_chunks_are_in_the_plan():
     explained = tw.explain(ta.from_zarr(z, chunks=(30, 100)).sum())
     assert "rechunk" in str(explained)
     assert explained.read_bytes == 1000 * 100 * 8
+
+
+# ---------------------------------------------------------------- over the network, and in little memory
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    asked: ClassVar[Counter] = Counter()
+
+    def do_GET(self):
+        self.asked[self.path] += 1
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The address of a web server of the directory."""
+    Quiet.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_from_a_web_server(tmp_path, served):
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(10, 10))
+    store = zarr.storage.ObjectStore(
+        obstore.store.HTTPStore(f"{served}/x.zarr/", client_options={"allow_http": True}), read_only=True
+    )
+    x = ta.from_zarr(store, chunks=(15, 25))
+    found, mean = tw.compute(x, x.mean(axis=0))
+    np.testing.assert_array_equal(found, X)
+    np.testing.assert_allclose(mean, X.mean(axis=0), rtol=1e-6)
+    assert {n for path, n in Quiet.asked.items() if "/c/" in path} == {1}
+    (tmp_path / "x.zarr/c/0/0").unlink()
+    np.testing.assert_array_equal(x[:10, :10].compute(), 0)
+
+
+def test_numpy_files_are_not_read_as_a_whole(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    x = ta.from_array(np.load(tmp_path / "x.npy", mmap_mode="r"), chunks=(10, 20))
+    np.testing.assert_array_equal((x + 1).compute(), X + 1)
+    assert tw.explain(x.sum()).read_bytes == 0  # pages are mapped when they are touched
+
+
+PROGRAMS = {
+    "zarr to zarr": """
+x = ta.from_zarr(source + "/x.zarr", chunks=(70, 256, 256))
+((x + 1) * 2).to_zarr(target)
+""",
+    "shards, misaligned": """
+x = ta.from_zarr(source + "/shards.zarr", chunks=(30, 200, 200))
+(x + 1).rechunk((50, 150, 256)).to_zarr(target, chunks=(20, 64, 64), shards=(20, 128, 256))
+""",
+    "netcdf": """
+ds = xr.open_dataset(source + "/x.nc", chunks={"t": 30}, chunked_array_type="tilework")
+(ds + 1).to_netcdf(target)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """192 MiB in three formats."""
+    path = tmp_path_factory.mktemp("large")
+    x = np.random.default_rng(0).random((384, 256, 256)).astype("f4").repeat(2, axis=0)[:768]
+    zarr.create_array(path / "x.zarr", data=x, chunks=(32, 256, 256), compressors=None)
+    zarr.create_array(path / "shards.zarr", data=x, chunks=(16, 64, 64), shards=(64, 256, 256), compressors=None)
+    xr.Dataset({"x": (("t", "a", "b"), x)}).to_netcdf(path / "x.nc", encoding={"x": {"chunksizes": (32, 64, 256)}})
+    return path
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_reads_and_writes_in_little_memory(name, large, tmp_path):
+    program = f"""
+import resource, sys
+import numpy, xarray as xr, zarr, netCDF4, h5py
+import tilework as tw, tilework.array as ta
+source, target = {str(large)!r}, {str(tmp_path / "out")!r}
+numpy.linalg.inv(numpy.eye(3))
+ta.ones((4, 4)).sum().compute()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with tw.config.set(memory="64MB", workers=2):
+    {PROGRAMS[name].strip().replace(chr(10), chr(10) + "    ")}
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 110  # MiB: the budget, compressed chunks, and what libraries keep

@@ -114,7 +114,7 @@ class _Reader(ChunkReader):
     def of(cls, path: str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Reader | None:
         """A reader, None if the data set is of a kind that only the library knows, or cannot be opened by h5py."""
         try:
-            import h5py  # type: ignore[import-untyped]
+            import h5py
 
             with h5py.File(path, "r") as file:
                 found = file[name]
