@@ -24,6 +24,7 @@ from tilework.array.shuffling import shuffle
 from tilework.base import config
 from tilework.integrations.xarray.adapting import ENCODING, adapt
 from tilework.integrations.xarray.groupby import adapt_groupby
+from tilework.integrations.xarray.interpolation import adapt_interpolation
 from tilework.integrations.xarray.opening import unwrapped
 from tilework.integrations.xarray.rolling import adapt_rolling
 from tilework.integrations.xarray.writing import Writes
@@ -250,3 +251,4 @@ session.register_container(_unpack)
 adapt()
 adapt_groupby()
 adapt_rolling()
+adapt_interpolation()
