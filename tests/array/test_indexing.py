@@ -212,6 +212,37 @@ def test_unknown_sizes_are_named_and_can_be_found_out():
     assert_eq(picked[1:], a[a % 3 == 0][1:])
 
 
+@pytest.mark.parametrize("optimize_graph", [True, False])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x[:, :0],
+        lambda x: x[:, []],
+        lambda x: x[:, np.zeros(3, bool)],
+        lambda x: x[:, :0, 1],
+        lambda x: x[:, :0, :0],
+        lambda x: (x + 1)[:, :0].sum(axis=1),
+        lambda x: x[:, :0].T,
+        lambda x: np.concatenate([x[:, :0], x], axis=1),
+        lambda x: x[:, [0, 2, 1], [1, 0, 0]],
+    ],
+)
+def test_beside_an_unknown_length(call, optimize_graph):
+    a = np.arange(24).reshape(4, 3, 2)
+    x = ta.from_array(a, chunks=2)
+    result = call(x[x.sum(axis=(1, 2)) > 60])
+    np.testing.assert_array_equal(result.compute(optimize_graph=optimize_graph), call(a[a.sum(axis=(1, 2)) > 60]))
+    assert_eq(result, result.compute())
+
+
+def test_masks_of_unknown_lengths_that_select_nothing():
+    x = ta.ones((4, 3), chunks=2)
+    y = x[x.sum(axis=1) > 0][:, :0]
+    assert y[y > 0].shape == (0,)
+    y[y > 0] = 5
+    assert y.compute().shape == (4, 0)
+
+
 def test_fields():
     a = np.array([(1, 2.5), (3, 4.5), (5, 6.5)], dtype=[("i", "int32"), ("f", "float64")])
     x = ta.from_array(a, chunks=2)

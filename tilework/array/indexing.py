@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilework.array.core import Array
-from tilework.array.creation import asarray
+from tilework.array.creation import asarray, empty
 from tilework.array.elementwise import Mapped
 from tilework.array.shapes import reshape_node
 from tilework.base.errors import PlanError, UnsupportedError
@@ -176,10 +176,15 @@ def _take_points(
     node: ArrayNode, labels: list[Label], arrays: Mapping[int, np.ndarray], common: tuple[int, ...]
 ) -> tuple[ArrayNode, list[Label]]:
     axes = [labels.index(k) for k in arrays]
+    wanted = [*(("dim", d) for d in range(len(common))), *(label for label in labels if label not in arrays)]
+    rest = tuple(chunks for axis, chunks in enumerate(node.chunks) if axis not in axes)
+    if 0 in common and all(chunks.known for chunks in rest):
+        nothing = (*common, *(chunks.total for chunks in rest))
+        return empty(nothing, node.dtype, chunks=(*common, *rest)).node, wanted
     positions = [np.broadcast_to(array, common).ravel() for array in arrays.values()]
     node = build.points(node, axes, positions)
     node = reshape_node(node, (*common, *node.shape[1:]))
-    return node, [*(("dim", d) for d in range(len(common))), *(label for label in labels if label not in arrays)]
+    return node, wanted
 
 
 def _join_lazy(

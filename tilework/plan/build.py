@@ -15,7 +15,7 @@ import numpy as np
 
 from tilework.base.errors import ChunkError, PlanError, UnknownChunksError
 from tilework.base.tokens import tokenize
-from tilework.plan import blocks, reshaping
+from tilework.plan import blocks, reshaping, sorting
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import (
     ArrayNode,
@@ -24,6 +24,7 @@ from tilework.plan.ops import (
     Concatenate,
     Elementwise,
     FromValue,
+    Merge,
     Node,
     Overlap,
     Points,
@@ -348,6 +349,9 @@ def slice_(x: ArrayNode, index: Sequence[int | slice]) -> ArrayNode:
             chunks.append(blocks.slice_chunks(have, entry))
     if not changed:
         return x
+    empty = [k for k, have in enumerate(x.chunks) if have.total and normal[k] == slice(0, 0, 1)]
+    if empty and not all(have.known for have in x.chunks):
+        return _nothing(x, normal, empty)
     if isinstance(x, Slice):
         outer = iter(normal)
         joined = [
@@ -356,6 +360,21 @@ def slice_(x: ArrayNode, index: Sequence[int | slice]) -> ArrayNode:
         ]
         return rechunk(slice_(x.inputs[0], joined), tuple(chunks))  # reversing twice may bring back empty blocks
     return Slice(x, tuple(normal), tuple(chunks), "getitem-" + tokenize(normal, x.token))
+
+
+def _nothing(x: ArrayNode, index: Sequence[int | slice], empty: Sequence[int]) -> ArrayNode:
+    """A slice that is empty along some axes while others are of unknown length, which only a block can tell."""
+    some = slice_(x, [slice(0, 1, 1) if k in empty else entry for k, entry in enumerate(index)])
+    kept = [k for k, entry in enumerate(index) if isinstance(entry, slice)]
+    labels = range(some.ndim)
+    axes = [kept.index(k) for k in empty]
+    function = BlockFunction(_without_elements, (Slot(0),), {"axes": axes}, scratch=0.0)
+    sizes: dict[Hashable, Any] = dict.fromkeys(axes, 0)
+    return blockwise(function, labels, [(some, labels)], x.dtype, adjust_chunks=sizes, label="getitem")
+
+
+def _without_elements(block: np.ndarray, *, axes: Sequence[int]) -> np.ndarray:
+    return block[tuple(slice(0, 0) if k in axes else slice(None) for k in range(block.ndim))]
 
 
 def compose(outer: int | slice, inner: slice, length: int) -> int | slice:
@@ -375,6 +394,8 @@ def take(x: ArrayNode, indices: np.ndarray, axis: int, chunks: AxisChunks | None
         raise UnknownChunksError(
             f"axis {axis} has unknown chunk sizes and cannot be indexed; call compute_chunk_sizes() first"
         )
+    if not len(indices) and not all(have.known for have in x.chunks):
+        return slice_(x, [slice(0, 0, 1) if k == axis else slice(None) for k in range(x.ndim)])
     out = chunks or blocks.take_chunks(x.chunks[axis], indices)
     all_chunks = (*x.chunks[:axis], out, *x.chunks[axis + 1 :])
     token = "take-" + tokenize(
@@ -386,7 +407,10 @@ def take(x: ArrayNode, indices: np.ndarray, axis: int, chunks: AxisChunks | None
 def points(x: ArrayNode, axes: Sequence[int], positions: Sequence[np.ndarray]) -> Points:
     """Pointwise indexing; ``positions`` are checked, non-negative and 1-d of one length."""
     n = len(positions[0])
-    size = max(1, max((x.chunks[a].largest for a in axes), default=1))
+    unknown = [axis for axis, have in enumerate(x.chunks) if not have.known and (axis in axes or not n)]
+    if unknown:
+        raise UnknownChunksError(f"axis {unknown[0]} has unknown chunk sizes; call compute_chunk_sizes() first")
+    size = max(1, prod(x.chunks[a].largest for a in axes))  # as many points as a block has places for them
     rest = tuple(c for a, c in enumerate(x.chunks) if a not in axes)
     chunks = (blocks.split_sizes(n, size), *rest)
     token = "vindex-" + tokenize(tuple(axes), [p.tobytes() for p in positions], x.token)
@@ -482,6 +506,23 @@ def reshape(x: ArrayNode, shape: Sequence[int]) -> ArrayNode:
         x = rechunk(x, before)
         x = Reshape(x, after, "reshape-" + tokenize(step, x.token))
     return x
+
+
+def merge_runs(runs: ArrayNode, key: str | None = None) -> Merge:
+    """The sorted blocks of a one-dimensional array as one sorted array. ``key``: the field that they are sorted by."""
+    (chunks,) = runs.chunks
+    spacing = sorting.spacing_for(chunks.sizes)
+    taken = BlockFunction(_samples, (Slot(0),), {"key": key, "spacing": spacing})
+    dtype = runs.dtype if key is None else runs.dtype[key]
+    counts = AxisChunks(-(-n // spacing) for n in chunks)
+    samples = blockwise(taken, (0,), [(runs, (0,))], dtype, adjust_chunks={0: counts}, label="samples")
+    ranking = BlockFunction(sorting.ranking, (Slot(0), chunks.sizes, spacing))
+    ranked = blockwise(ranking, (0,), [(one_block(samples), (0,))], np.dtype(np.int32), label="ranking")
+    return Merge(runs, ranked, spacing, key, "merge-" + tokenize(runs.token, key))
+
+
+def _samples(run: np.ndarray, key: str | None, spacing: int) -> np.ndarray:
+    return (run if key is None else run[key])[::spacing]
 
 
 def reshape_blocks(x: ArrayNode, chunks: Chunks) -> Reshape:

@@ -27,9 +27,12 @@ class GatherPoints:
     dtype: np.dtype[Any]
 
     def __call__(self, blocks: list[np.ndarray], block_place: BlockPlace) -> np.ndarray:
-        out = np.empty([c[k] for c, k in zip(self.chunks, block_place.index, strict=True)], self.dtype)
-        for block, (where, inside) in zip(blocks, self.picks[block_place.index[0]], strict=True):
-            front = np.moveaxis(block, self.axes, range(len(self.axes)))
+        shape = [c[k] for c, k in zip(self.chunks, block_place.index, strict=True)]
+        fronts = [np.moveaxis(block, self.axes, range(len(self.axes))) for block in blocks]
+        if fronts:  # which know lengths that the plan does not
+            shape[1:] = fronts[0].shape[len(self.axes) :]
+        out = np.empty(shape, self.dtype)
+        for front, (where, inside) in zip(fronts, self.picks[block_place.index[0]], strict=True):
             out[where] = front[inside]
         return out
 
