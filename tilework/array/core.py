@@ -106,6 +106,7 @@ class Array(NDArrayOperatorsMixin):
     swapaxes: Callable[..., Array]
     take: Callable[..., Array]
     to_device: Callable[..., Array]
+    to_hdf5: Callable[..., None]
     to_svg: Callable[..., str]
     topk: Callable[..., Array]
     trace: Callable[..., Array]

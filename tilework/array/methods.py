@@ -13,6 +13,7 @@ import numpy as np
 from tilework.array import (
     creation,
     dispatch,
+    files,
     manipulation,
     mapping,
     overlap,
@@ -173,6 +174,11 @@ def _svg(self: Array, size: int = 500) -> str:
     return array_svg(self.chunks, size)
 
 
+def _to_hdf5(self: Array, filename: Any, datapath: str, **kwargs: Any) -> None:
+    """Write the array into an HDF5 file. See :func:`tilework.array.to_hdf5`."""
+    files.to_hdf5(filename, datapath, self, **kwargs)
+
+
 # ---------------------------------------------------------------- binding
 
 _SAME = {
@@ -207,6 +213,7 @@ _OTHER = {
     "reshape": _reshape,
     "to_delayed": _to_delayed,
     "to_device": _to_device,
+    "to_hdf5": _to_hdf5,
     "to_svg": _svg,
     "transpose": _transpose,
     "view": _view,
