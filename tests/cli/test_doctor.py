@@ -30,7 +30,7 @@ def test_doctor_says_what_there_is(tilework: Tilework, tmp_path: Path) -> None:
 def test_doctor_tries_every_extra(tilework: Tilework) -> None:
     done = tilework("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
-    for extra in ["zarr", "xarray", "progress", "visualize"]:
+    for extra in ["zarr", "xarray", "linalg", "progress", "visualize"]:
         assert re.search(rf"  {extra} +works: ", done.stdout), done.stdout
 
 

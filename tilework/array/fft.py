@@ -147,7 +147,7 @@ def _check(kind: str, n: int | None, length: Any, norm: str | None) -> None:
 
 
 def _sizes_and_axes(name: str, a: Array, s: Any, axes: Any) -> tuple[list[int | None], tuple[int, ...]]:
-    """Wanted lengths (None: as they are) and the axes that they belong to."""
+    """Wanted lengths (-1: as they are; None: not said, which halves or doubles a last axis) and their axes."""
     if axes is None:
         if name.endswith("2"):
             axes = (-2, -1)
@@ -158,12 +158,11 @@ def _sizes_and_axes(name: str, a: Array, s: Any, axes: Any) -> tuple[list[int | 
             warnings.warn(message, DeprecationWarning, stacklevel=3)
             axes = range(-len(s), 0)
     axes = normalize_axis_tuple(tuple(axes), a.ndim, "axes")
-    sizes = [None if n in (None, -1) else int(n) for n in (s or [None] * len(axes))]
-    if len(sizes) != len(axes):
-        raise PlanError(f"{name}: s={s} and axes={axes} differ in length")
-    if not axes:
-        raise PlanError(f"{name}: no axes to transform; give at least one")
-    return sizes, tuple(axes)
+    if not axes or (s is not None and len(s) != len(axes)):
+        raise PlanError(f"{name}: s={s} and axes={axes} must have the same length, at least one")
+    if s is None:
+        return [None] * len(axes), tuple(axes)
+    return [a.shape[axis] if n == -1 else n for n, axis in zip(s, axes, strict=True)], tuple(axes)
 
 
 def fft(a: Any, n: int | None = None, axis: int = -1, norm: str | None = None) -> Array:

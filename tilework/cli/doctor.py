@@ -100,6 +100,7 @@ def _extras() -> Iterator[tuple[str, str, bool]]:
     for name, package, probe in (
         ("zarr", "zarr", _try_zarr),
         ("xarray", "xarray", _try_xarray),
+        ("linalg", "scipy", _try_linalg),
         ("progress", "tqdm", _try_progress),
         ("visualize", "graphviz-pure", _try_visualize),
     ):
@@ -127,6 +128,12 @@ def _try_xarray() -> None:
 
     data = xarray.DataArray(np.arange(4), dims="x").chunk(x=2, chunked_array_type="tilework")
     _expect(data.sum().values, 6)
+
+
+def _try_linalg() -> None:
+    import tilework.array as ta
+
+    _expect(ta.linalg.solve(2 * ta.eye(4, chunks=2), ta.ones(4, chunks=2)).sum().compute(), 2)
 
 
 def _try_progress() -> None:

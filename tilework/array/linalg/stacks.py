@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilework.array.binding import name_of
 from tilework.array.core import Array
 from tilework.array.creation import asarray
 from tilework.array.gufuncs import apply_gufunc, parse_signature
@@ -79,7 +80,7 @@ def of_each(
 
     The results' dtypes are NumPy's for a matrix of one element.
     """
-    label = function.__name__
+    label = name_of(function)
     ins, _, several = parse_signature(signature)
     whole, samples = [], []
     for x, core in zip(arrays, ins, strict=True):

@@ -302,11 +302,11 @@ def svdvals(x: Any, /) -> Array:
     x = matrix(x, "svdvals")
     if x.ndim == 2 and x.npartitions > 1:
         return svd(x, coerce_signs=False).S
-    values: Array = of_each(_values, "(i,j)->(k)", x, sizes={"k": min(x.shape[-2:])})
+    values: Array = of_each(_svdvals, "(i,j)->(k)", x, sizes={"k": min(x.shape[-2:])})
     return values
 
 
-def _values(x: np.ndarray) -> np.ndarray:
+def _svdvals(x: np.ndarray) -> np.ndarray:
     return np.linalg.svd(x, compute_uv=False)
 
 

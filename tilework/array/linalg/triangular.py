@@ -86,9 +86,18 @@ def _substituted(a: Array, b: Array, lower: bool) -> Array:
 
 
 def _solve_block(a: np.ndarray, b: np.ndarray, lower: bool) -> np.ndarray:
-    from scipy.linalg import solve_triangular as solve
+    return np.asarray(_scipy().solve_triangular(a, b, lower=lower, check_finite=False))
 
-    return np.asarray(solve(a, b, lower=lower, check_finite=False))
+
+def _scipy() -> Any:
+    """The module, or an ImportError that says how to get it. First asked for when a plan is built."""
+    try:
+        import scipy.linalg
+    except ImportError:
+        raise ImportError(
+            "matrices in several blocks are solved through the package scipy: pip install 'tilework[linalg]'"
+        ) from None
+    return scipy.linalg
 
 
 # ---------------------------------------------------------------- Cholesky
@@ -204,9 +213,7 @@ def _lu(a: Array) -> tuple[Array, Array, Array]:
 
 
 def _lu_block(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from scipy.linalg import lu as decompose
-
-    place, l_, u = decompose(x, check_finite=False, p_indices=True)  # x = l[place] @ u
+    place, l_, u = _scipy().lu(x, check_finite=False, p_indices=True)  # x = l[place] @ u
     return np.argsort(place), l_, u
 
 
