@@ -98,7 +98,7 @@ OPERATORS = (
 )
 
 
-TABLES = {"": MAIN}
+TABLES = {"": MAIN, "linalg": LINALG, "fft": FFT}
 CASES = [
     pytest.param(module, name, signature, id=f"{module}.{name}".strip("."))
     for module, table in TABLES.items()
