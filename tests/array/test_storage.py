@@ -1,5 +1,6 @@
 """Into storage and back, and what is refused before anything is written."""
 
+import uuid
 from pathlib import Path
 
 import netCDF4
@@ -9,6 +10,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import tilework as tw
 import tilework.array as ta
 from tilework import session
 from tilework.base.errors import (
@@ -79,6 +81,32 @@ def test_layout_of_choice(tmp_path, grid, lazy, options):
     assert z.shards == options.get("shards")
     assert z.fill_value == -1
     np.testing.assert_array_equal(z[:], grid)
+
+
+def test_shards_are_read_in_several_chunks(tmp_path, grid):
+    z = zarr.create_array(tmp_path / "a.zarr", shape=(24, 40), chunks=(2, 5), shards=(12, 20), dtype="f8")
+    z[:] = np.arange(960.0).reshape(24, 40)
+    assert ta.from_zarr(z).chunksize == (12, 20)
+    with tw.config.set(chunk_size="400B"):
+        x = ta.from_zarr(z)
+    rows, columns = x.chunksize
+    assert (rows % 2, columns % 5) == (0, 0)
+    assert 10 < rows * columns <= 50
+    np.testing.assert_array_equal(x.compute(), z[:])
+
+
+def test_urls(grid, lazy):
+    url = f"memory://{uuid.uuid4()}/x.zarr"
+    for _ in range(2):
+        ta.to_zarr(lazy, url, resume=True)
+        np.testing.assert_array_equal(ta.from_zarr(url).compute(), grid)
+    with pytest.raises(StorageError, match="use overwrite=True"):
+        ta.to_zarr(lazy + 1, url, resume=True)
+    with pytest.raises(PlanError, match="made from what it would replace"):
+        ta.to_zarr(ta.from_zarr(url) + 1, url, overwrite=True)
+    ta.to_zarr(lazy + 1, url, overwrite=True)
+    assert ta.from_zarr(url).node.token == ta.from_zarr(url).node.token
+    np.testing.assert_array_equal(ta.from_zarr(url).compute(), grid + 1)
 
 
 def test_irregular_chunks_become_regular(tmp_path, grid):

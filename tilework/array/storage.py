@@ -60,7 +60,8 @@ def from_zarr(
     storage_options
         Passed on to the file system of a URL.
     chunks
-        As for :func:`from_array`. Default: the chunks in storage. ``"auto"`` joins several of them.
+        As for :func:`from_array`. Default: the chunks in storage, of arrays with shards several of those in one shard.
+        ``"auto"`` joins several of them in any case.
     name
         A name that promises equal contents.
     inline_array
@@ -73,8 +74,12 @@ def from_zarr(
     """
     array = open_zarr_array(url, component, storage_options)
     source = ZarrSource(array, name)
-    wanted = tuple(array.chunks) if chunks is None else chunks
-    return Array(build.stored(source, normalize(wanted, source.shape, source.dtype, storage_chunks(array)), "zarr"))
+    if chunks is None:
+        chunks = array.chunks
+        if array.shards:  # whose chunks are small, and each of which has an index to be read
+            several = normalize("auto", source.shape, source.dtype, array.chunks)
+            chunks = tuple(max(1, min(axis.largest, size)) for axis, size in zip(several, array.shards, strict=True))
+    return Array(build.stored(source, normalize(chunks, source.shape, source.dtype, storage_chunks(array)), "zarr"))
 
 
 def from_delayed(
