@@ -128,6 +128,7 @@ def asarray(
     device: Any = None,
     like: Any = None,
     allow_unknown_chunksizes: bool = False,
+    inline_array: bool = False,
 ) -> Array:
     """Convert to an array; arrays are passed through.
 
@@ -142,7 +143,7 @@ def asarray(
     copy
         Make a new array, that keeps its values when ``a`` is assigned to. By default there is no copy where there need
         not be one.
-    order, device, like, allow_unknown_chunksizes
+    order, device, like, allow_unknown_chunksizes, inline_array
         Without effect; for programs written for NumPy or Dask.
     """
     check_device(device)

@@ -94,19 +94,23 @@ def stack(
     return Array(stack_nodes([cast(x.node, target) for x in xs], axis))
 
 
-def vstack(tup: Sequence[Any], *, dtype: Any = None, casting: str = "same_kind") -> Array:
-    """Arrays joined as rows. See :func:`numpy.vstack`."""
+def vstack(
+    tup: Sequence[Any], allow_unknown_chunksizes: bool = False, *, dtype: Any = None, casting: str = "same_kind"
+) -> Array:
+    """Arrays joined as rows. See :func:`numpy.vstack`, and :func:`concatenate` for what Dask adds."""
     return concatenate([atleast_2d(a) for a in tup], 0, dtype=dtype, casting=casting)
 
 
-def hstack(tup: Sequence[Any], *, dtype: Any = None, casting: str = "same_kind") -> Array:
-    """Arrays joined as columns. See :func:`numpy.hstack`."""
+def hstack(
+    tup: Sequence[Any], allow_unknown_chunksizes: bool = False, *, dtype: Any = None, casting: str = "same_kind"
+) -> Array:
+    """Arrays joined as columns. See :func:`numpy.hstack`, and :func:`concatenate` for what Dask adds."""
     xs = [atleast_1d(a) for a in tup]
     return concatenate(xs, 0 if xs and xs[0].ndim == 1 else 1, dtype=dtype, casting=casting)
 
 
-def dstack(tup: Sequence[Any]) -> Array:
-    """Arrays joined along the third axis. See :func:`numpy.dstack`."""
+def dstack(tup: Sequence[Any], allow_unknown_chunksizes: bool = False) -> Array:
+    """Arrays joined along the third axis. See :func:`numpy.dstack`, and :func:`concatenate` for what Dask adds."""
     return concatenate([atleast_3d(a) for a in tup], 2)
 
 
@@ -116,8 +120,8 @@ def column_stack(tup: Sequence[Any]) -> Array:
     return concatenate([x if x.ndim > 1 else reshape(x, (-1, 1)) for x in xs], 1)
 
 
-def block(arrays: Any) -> Array:
-    """An array from nested lists of blocks. See :func:`numpy.block`."""
+def block(arrays: Any, allow_unknown_chunksizes: bool = False) -> Array:
+    """An array from nested lists of blocks. See :func:`numpy.block`, and :func:`concatenate` for what Dask adds."""
     depth = _depth(arrays)
     ndim = max(depth, max(asarray(a).ndim for a in _leaves(arrays)))
 

@@ -79,9 +79,12 @@ def nanquantile(
 
 def percentile(
     a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, method: str = "linear",
-    keepdims: bool = False, *, weights: Any = None,
+    keepdims: bool = False, *, weights: Any = None, internal_method: str | None = None,
 ) -> Array:  # fmt: skip
-    """Quantiles, with ``q`` from 0 to 100. Parameters are those of :func:`quantile`. See :func:`numpy.percentile`."""
+    """Quantiles, with ``q`` from 0 to 100. Parameters are those of :func:`quantile`. See :func:`numpy.percentile`.
+
+    ``internal_method`` has no effect: the result is exact. It is there for programs written for Dask.
+    """
     return quantile(a, _hundredths(a, q), axis, out, overwrite_input, method, keepdims, weights=weights)
 
 

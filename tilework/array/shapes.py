@@ -133,7 +133,7 @@ def atleast_3d(*arys: Any) -> Any:
 # ---------------------------------------------------------------- broadcasting
 
 
-def broadcast_to(x: Any, shape: Any, chunks: Any = None, subok: bool = False) -> Array:
+def broadcast_to(x: Any, shape: Any, chunks: Any = None, subok: bool = False, *, meta: Any = None) -> Array:
     """Axes of length one stretched, and new ones in front. See :func:`numpy.broadcast_to`.
 
     Parameters
@@ -144,6 +144,8 @@ def broadcast_to(x: Any, shape: Any, chunks: Any = None, subok: bool = False) ->
         The new shape.
     chunks
         Chunks of the result. They can be chosen along stretched axes only; default: automatic there.
+    subok, meta
+        Without effect; for programs written for NumPy or Dask.
     """
     x = asarray(x)
     shape = shape_of(shape)

@@ -202,7 +202,10 @@ def _accumulate(ufunc: np.ufunc, x: Any, axis: int = 0, dtype: Any = None) -> Ar
 # ---------------------------------------------------------------- elementwise functions that are no ufuncs
 
 
-def astype(x: Any, dtype: Any, /, *, casting: str = "unsafe", copy: bool = True, device: Any = None) -> Array:
+def astype(
+    x: Any, dtype: Any, /, order: str = "K", casting: str = "unsafe", subok: bool = True, copy: bool = True, *,
+    device: Any = None,
+) -> Array:  # fmt: skip
     """Convert to another type.
 
     Parameters
@@ -213,7 +216,7 @@ def astype(x: Any, dtype: Any, /, *, casting: str = "unsafe", copy: bool = True,
         The type.
     casting
         What may be lost: see :func:`numpy.can_cast`.
-    copy
+    order, subok, copy
         Without effect.
     device
         ``"cpu"``, if given.
