@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from xarray.groupers import BinGrouper, UniqueGrouper
 
 import tilework as tw
 import tilework.array as ta
 from tilework.plan.graph import topological
 from tilework.plan.ops import Reduce, Take
-
-pytest.importorskip("flox")
 
 
 @pytest.fixture
@@ -74,10 +75,66 @@ def test_budget(daily, memory):
 
 
 def test_numpy_and_dask_go_on_as_before(daily):
-    daily.groupby("time.month").mean()  # flox has learned of tilework now
+    daily.groupby("time.month").mean()
     x = xr.DataArray(np.arange(12.0), dims="x", coords={"g": ("x", [0, 1, 2] * 4)}, name="v")
     assert isinstance(x.groupby("g").mean().data, np.ndarray)
     dask = pytest.importorskip("dask.array")
     found = x.chunk(x=5, chunked_array_type="dask").assign_coords(g=x.g).groupby("g").mean()
     assert isinstance(found.data, dask.Array)
     xr.testing.assert_allclose(found.compute(), x.groupby("g").mean())
+
+
+# ---------------------------------------------------------------- lazy labels, other calendars
+
+
+@pytest.mark.parametrize("func", ["mean", "sum", "count", "max", "first", "std", "median"])
+def test_lazy_labels(daily, nothing_runs, func):
+    regions = xr.DataArray((np.arange(600) * 7 % 5).reshape(20, 30), dims=("lat", "lon"), name="region")
+    lazy = regions.chunk(lat=7, chunked_array_type="tilework")
+    with nothing_runs():
+        groups = daily[:50].assign_coords(region=lazy).groupby(region=UniqueGrouper(labels=[0, 1, 2, 9]))
+        found = getattr(groups, func)()
+    known = daily[:50].compute().assign_coords(region=regions).groupby("region")
+    expected = getattr(known, func)().sel(region=[0, 1, 2]).reindex(region=[0, 1, 2, 9])
+    xr.testing.assert_allclose(found.compute(), expected.transpose(*found.dims), rtol=1e-5)
+
+
+def test_lazy_bins(daily, nothing_runs):
+    heights = (daily.isel(time=0, drop=True) * 10).rename("height")
+    with nothing_runs():
+        found = daily[:50].assign_coords(height=heights).groupby(height=BinGrouper(bins=[0, 2, 5, 10])).mean()
+    known = daily[:50].compute().assign_coords(height=heights.compute()).groupby_bins("height", [0, 2, 5, 10]).mean()
+    xr.testing.assert_allclose(found.compute(), known.transpose(*found.dims), rtol=1e-5)
+
+
+def test_groups_along_a_dimension_that_stays(daily, nothing_runs):
+    """Each latitude has groups of its own."""
+    regions = xr.DataArray((np.arange(600) * 7 % 5).reshape(20, 30), dims=("lat", "lon"), name="region")
+    with nothing_runs():
+        found = daily[:50].assign_coords(region=regions).groupby("region").mean("lon")
+    known = daily[:50].compute().assign_coords(region=regions).groupby("region").mean("lon")
+    xr.testing.assert_allclose(found.compute(), known.transpose(*found.dims), rtol=1e-5)
+
+
+def test_dates_of_other_calendars():
+    time = xr.date_range("2001-01-01", periods=100, calendar="noleap", use_cftime=True)
+    bounds = np.stack([time.values, time.shift(1, "D").values], axis=1)
+    ds = xr.Dataset({"bounds": (("time", "edge"), bounds), "t": ("time", np.arange(100.0))}, {"time": time})
+    lazy = ds.chunk(time=30, chunked_array_type="tilework")
+    months = lazy.groupby("time.month").mean().compute()
+    assert months.bounds.values[1].tolist() == [
+        ds.time.values[31 + 13].replace(hour=12),
+        ds.time.values[31 + 14].replace(hour=12),
+    ]
+    xr.testing.assert_allclose(months.t, ds.t.groupby("time.month").mean())
+    xr.testing.assert_allclose(lazy.t.resample(time="MS").mean().compute(), ds.t.resample(time="MS").mean())
+
+
+def test_flox_is_not_needed(daily, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flox", None)
+    for found in (
+        daily.groupby("time.month").mean(),
+        daily.groupby("time.year").quantile(0.5),
+        daily.resample(time="W").first(),
+    ):
+        assert len(topological([found.data.node])) < 12
