@@ -1,10 +1,13 @@
 """Sorting, searching and distinct elements against NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tilework as tw
 import tilework.array as ta
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.testing import assert_eq
@@ -114,3 +117,42 @@ def test_distinct_nans():
     a = np.array([np.nan, 1, np.nan])
     assert_eq(ta.unique(ta.from_array(a, chunks=1)), np.unique(a))
     assert_eq(ta.unique(ta.from_array(a, chunks=1), equal_nan=False), np.unique(a, equal_nan=False))
+
+
+# ---------------------------------------------------------------- arrays larger than a block
+
+
+RUNS = {
+    "floats": np.random.default_rng(0).random(3001),
+    "few values": np.random.default_rng(0).integers(0, 5, 2500),
+    "one value": np.zeros(1500),
+    "NaN": np.where(np.arange(2000) % 3 == 0, np.nan, np.random.default_rng(0).random(2000)),
+    "backwards": np.arange(2000, dtype="f4")[::-1],
+    "strings": np.array(list("tilework") * 250),
+    "dates": np.random.default_rng(0).integers(0, 99, 1500).astype("M8[D]"),
+    "complex": np.random.default_rng(0).integers(0, 9, 1200) + 1j * np.random.default_rng(1).integers(0, 9, 1200),
+}
+
+
+@pytest.mark.parametrize("plain", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("chunks", [40, 333, ((0, 700, 1, 0, -1),)])
+def test_sorting_what_is_larger_than_a_block(plain: np.ndarray, chunks: Any) -> None:
+    if not isinstance(chunks, int):
+        chunks = ((*chunks[0][:-1], len(plain) - 701),)
+    with tw.config.set(chunk_size="2KiB"):
+        x = ta.from_array(plain, chunks=chunks)
+        made = [ta.sort(x), ta.argsort(x), ta.sort(x, descending=True), ta.argsort(x, descending=True)]
+    assert all(y.explain().scratch_bytes for y in made)
+    backwards = len(plain) - 1 - np.argsort(plain[::-1], kind="stable")[::-1]
+    assert_eq(made[0], np.sort(plain))
+    assert_eq(made[1], np.argsort(plain, kind="stable"))
+    assert_eq(made[2], np.sort(plain)[::-1])
+    assert_eq(made[3], backwards)
+    assert_eq(made[0][700:720:3], np.sort(plain)[700:720:3])
+
+
+def test_sorting_takes_tasks_in_proportion_to_the_blocks() -> None:
+    with tw.config.set(chunk_size="1KiB"):
+        few, many = (ta.sort(ta.random.default_rng(0).random(n, chunks=100)) for n in (10_000, 100_000))
+    assert few.explain().n_tasks == 4 * 100 + 3
+    assert many.explain().n_tasks == 4 * 1000 + 3

@@ -1,13 +1,14 @@
 """Sorted, found, counted: operations whose answer may lie anywhere along an axis.
 
-Sorting needs whole axes in memory: the axis is rechunked to one block. What finds an unknown number of things has one
-block of unknown size for each block of the input.
+Sorting needs whole axes in a block, but for arrays of one axis, which are sorted in runs that are merged. What finds an
+unknown number of things has one block of unknown size for each block of the input.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from math import nan
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,30 +18,51 @@ from tilework.array.core import Array, known_length
 from tilework.array.creation import asarray, axis_index
 from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
-from tilework.array.manipulation import concatenate
+from tilework.array.manipulation import concatenate, flip
+from tilework.array.order import block_limit, in_one_block
 from tilework.array.shapes import ravel, reshape_node
-from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
+from tilework.base.errors import PlanError, UnsupportedError
 from tilework.plan import build
-from tilework.plan.blocks import AxisChunks
-from tilework.plan.ops import BlockFunction, Slot
+from tilework.plan.blocks import regroup
+from tilework.plan.ops import ArrayNode, BlockFunction, Slot
+from tilework.plan.stages import BlockPlace
 
 # ---------------------------------------------------------------- sorting
 
 
-def _on_whole_axis(function: Any, a: Any, axis: int | None, dtype: Any, label: str) -> Array:
+def _on_whole_axis(function: Any, a: Array, axis: int, dtype: Any, label: str) -> Array:
     """``function(block, axis=axis)`` with the axis in one block."""
-    a = asarray(a)
-    if axis is None:
-        a, axis = ravel(a), 0
-    axis = normalize_axis_index(axis, a.ndim)
-    chunks = a.chunks[axis]
-    if not chunks.known and len(chunks) > 1:
-        raise UnknownChunksError(f"{label}: axis {axis} has unknown length; call compute_chunk_sizes() first")
-    whole = chunks if len(chunks) == 1 else AxisChunks((chunks.total,))
-    node = build.rechunk(a.node, (*a.chunks[:axis], whole, *a.chunks[axis + 1 :]))
+    node = in_one_block(a.node, (axis,), label)
     labels = range(a.ndim)
     call = BlockFunction(function, (Slot(0),), {"axis": axis})
     return Array(build.blockwise(call, labels, [(node, labels)], dtype or a.dtype, label=label))
+
+
+def _lane(a: Any, axis: int | None) -> tuple[Array, int]:
+    """The array, flat if ``axis`` is None, and the axis."""
+    a = asarray(a)
+    if axis is None:
+        return ravel(a), 0
+    return a, normalize_axis_index(axis, a.ndim)
+
+
+def in_runs(a: Array) -> bool:
+    """Whether an array is sorted block by block and merged: one lane that is too large for a block."""
+    known = a.ndim == 1 and all(chunks.known for chunks in a.chunks)
+    return known and len(a.chunks[0]) > 1 and not a.dtype.hasobject and a.nbytes > block_limit()
+
+
+def _run_sized(a: Array) -> ArrayNode:
+    """The array in blocks no larger than is good for sorting them."""
+    limit = max(1, block_limit() // a.dtype.itemsize)
+    return a.node if a.chunks[0].largest <= limit else build.rechunk(a.node, (regroup(a.chunks[0], limit),))
+
+
+def _argsort_run(block: np.ndarray, *, block_place: BlockPlace, fields: np.dtype[Any]) -> np.ndarray:
+    order = np.argsort(block, kind="stable")
+    run = np.empty(len(block), fields)
+    run["value"], run["position"] = block[order], order + block_place.offset(0)
+    return run
 
 
 def _refuse_fields(order: Any) -> None:
@@ -56,8 +78,17 @@ def sort(
     a: Any, axis: int | None = -1, kind: str | None = None, order: Any = None, *, stable: bool | None = None,
     descending: bool = False,
 ) -> Array:  # fmt: skip
-    """Elements in order along an axis, which becomes one block. See :func:`numpy.sort`."""
+    """Elements in order along an axis. See :func:`numpy.sort`.
+
+    The axis becomes one block, and the others are divided further if blocks would be too large. A one-dimensional array
+    of any size is sorted block by block, and merged through scratch space on disk.
+    """
     _refuse_fields(order)
+    a, axis = _lane(a, axis)
+    if in_runs(a):
+        runs = build.blockwise(BlockFunction(np.sort, (Slot(0),)), (0,), [(_run_sized(a), (0,))], a.dtype, label="sort")
+        merged = Array(build.merge_runs(runs))
+        return flip(merged) if descending else merged
     function = partial(_sort, kind=_order_of(stable, kind), descending=descending)
     return _on_whole_axis(function, a, axis, None, "sort")
 
@@ -66,8 +97,18 @@ def argsort(
     a: Any, axis: int | None = -1, kind: str | None = None, order: Any = None, *, stable: bool | None = None,
     descending: bool = False,
 ) -> Array:  # fmt: skip
-    """Positions that put the elements in order along an axis, which becomes one block. See :func:`numpy.argsort`."""
+    """Positions that put the elements in order along an axis, as :func:`sort` does it. See :func:`numpy.argsort`."""
     _refuse_fields(order)
+    a, axis = _lane(a, axis)
+    if in_runs(a):
+        if descending:  # backwards twice, so that equal elements keep their order
+            return flip(a.shape[0] - 1 - argsort(flip(a)))
+        fields = np.dtype([("value", a.dtype), ("position", np.intp)])
+        run = BlockFunction(_argsort_run, (Slot(0),), {"fields": fields}, place=True)
+        runs = build.blockwise(run, (0,), [(_run_sized(a), (0,))], fields, label="argsort")
+        positions = BlockFunction(itemgetter("position"), (Slot(0),), scratch=0)
+        merged = build.merge_runs(runs, "value")
+        return Array(build.blockwise(positions, (0,), [(merged, (0,))], np.intp, label="argsort"))
     function = partial(_argsort, kind=_order_of(stable, kind), descending=descending)
     return _on_whole_axis(function, a, axis, np.intp, "argsort")
 

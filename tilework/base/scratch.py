@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tilework.base.errors import StorageError
+from tilework.base.sizes import format_bytes
+
 _VECTORS = 512  # buffers per system call; Linux takes 1024
 
 
@@ -67,6 +70,22 @@ class ScratchFile:
                 done -= left.pop(0).nbytes
             if done:
                 left[0] = left[0][done:]
+
+
+def unwritable(nbytes: int, error: OSError) -> StorageError:
+    """What to raise if blocks cannot be written."""
+    return StorageError(
+        f"cannot write {format_bytes(nbytes)} to scratch space on disk: {error}. Free some disk space, set "
+        "spill_directory to another disk, or raise memory=... so that it is not needed"
+    )
+
+
+def unreadable(nbytes: int, error: OSError) -> StorageError:
+    """What to raise if blocks cannot be read back."""
+    return StorageError(
+        f"cannot read {format_bytes(nbytes)} back from scratch space: {error}. Check that disk, or set spill_directory "
+        "to another one"
+    )
 
 
 def place(directory: str | None) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tilework.base.errors import StorageError
-from tilework.base.scratch import ScratchFile, place
+from tilework.base.scratch import ScratchFile, place, unreadable
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.reductions import Reduction
+from tilework.plan.sorting import cuts, windows
 from tilework.plan.stages import BlockPlace
 
 
@@ -50,6 +51,41 @@ class OpenScratch:
                 f"cannot make scratch space in {place(self.directory)!r}: {error}. Set spill_directory to another "
                 "directory, or raise memory=... so that it is not needed"
             ) from error
+
+
+@dataclass(frozen=True)
+class MergeRuns:
+    """One block of a sorted array, from sorted runs that lie one after another in a scratch file."""
+
+    runs: AxisChunks
+    dtype: np.dtype[Any]
+    key: str | None
+    spacing: int
+
+    def __call__(self, scratch: ScratchFile, ranked: np.ndarray, block_place: BlockPlace) -> np.ndarray:
+        (k,) = block_place.index
+        first, stop = (self._cut(int(self.runs.bounds[j]), scratch, ranked) for j in (k, k + 1))
+        merged = np.concatenate(self._read(scratch, first, stop))
+        if self.key is None:
+            merged.sort()
+            return merged
+        return merged[np.argsort(merged[self.key], kind="stable")]
+
+    def _cut(self, rank: int, scratch: ScratchFile, ranked: np.ndarray) -> np.ndarray:
+        first, stop = windows(rank, ranked, self.runs.sizes, self.spacing)
+        values = self._read(scratch, first, stop)
+        return cuts(rank, first, values if self.key is None else [v[self.key] for v in values])
+
+    def _read(self, scratch: ScratchFile, first: np.ndarray, stop: np.ndarray) -> list[np.ndarray]:
+        """The elements of each run from ``first`` to ``stop``."""
+        buffer = np.empty(int((stop - first).sum()), self.dtype)
+        pieces = np.split(buffer, np.cumsum(stop - first)[:-1])
+        try:
+            for piece, begin in zip(pieces, self.runs.bounds[:-1] + first, strict=True):
+                scratch.read([piece.view(np.uint8).data], int(begin) * self.dtype.itemsize)
+        except OSError as error:
+            raise unreadable(buffer.nbytes, error) from error
+        return pieces
 
 
 @dataclass(frozen=True)
@@ -119,7 +155,7 @@ class ReduceEnd:
 
 @dataclass(frozen=True)
 class ScanStart:
-    """The scan inside the block, and the block's total: nothing if it has no length, as many totals have no identity."""
+    """The scan inside the block, and its total: nothing if it has no length, as many totals have no identity."""
 
     local: Callable[..., np.ndarray]
     total: Callable[..., np.ndarray] | None

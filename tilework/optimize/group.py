@@ -278,8 +278,10 @@ def _want_inputs(
     node: ArrayNode, target: Group, axes: AxesMap, uses: dict[Node, list[Use]], grouping: Grouping
 ) -> None:
     """Pass the group's wish on to the inputs of a node that it computes inside."""
-    if grouping.first_step(node) is not None:
-        return  # the group of its first step wants them
+    if grouping.first_step(node) is not None:  # the group of its first step wants the first input
+        for i in node.inputs[1:]:
+            uses[i].append((None, ()))
+        return
     if not isinstance(node, Blockwise):
         for i in node.inputs:
             uses[i].append((None, ()))

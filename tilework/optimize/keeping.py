@@ -32,7 +32,7 @@ SMALL = 0.25
 
 @dataclass(frozen=True, slots=True)
 class IfKept:
-    """What keeping a node would have taken that is made again: bytes of it at a time, and the peak of the whole plan."""
+    """What keeping a node, that is made again, would have taken: bytes of it at a time, and the whole plan's peak."""
 
     held: int
     peak: int

@@ -171,6 +171,7 @@ class _Lowering:
             first = self.grouping.first_step(m)
             if first is not None:
                 found[home[first]] = None
+                blocks += m.inputs[1:]
             elif isinstance(m, Blockwise):
                 blocks += [
                     i

@@ -11,7 +11,16 @@ import numpy as np
 
 from tilework.base.errors import InternalError
 from tilework.optimize import weigh
-from tilework.optimize.blockfuncs import AtOwnPlace, ReduceEnd, ReshapeBlock, ScanEnd, ScanStart, ViewBlock, identity
+from tilework.optimize.blockfuncs import (
+    AtOwnPlace,
+    MergeRuns,
+    ReduceEnd,
+    ReshapeBlock,
+    ScanEnd,
+    ScanStart,
+    ViewBlock,
+    identity,
+)
 from tilework.optimize.group import AxesMap, Goal, Group
 from tilework.optimize.layout import Made, Value, lay_out
 from tilework.optimize.maps import assembly, grid_map, previous
@@ -24,6 +33,7 @@ from tilework.plan.ops import (
     Concatenate,
     Elementwise,
     FromValue,
+    Merge,
     Node,
     Overlap,
     Points,
@@ -177,6 +187,8 @@ class ProgramBuilder:
             only = Block(self._blocks(producer, ExplicitMap(np.array([0, 1]), np.array([task]))))
             checked = BlockFunction(identity, (Slot(0),), scratch=0)
             return self._computed(node, axes, checked, [self._operand(node, axes, only)])
+        if isinstance(node, Merge):
+            return self._merged(node, axes)
         producer, pick = self.finished.blocks_of(node.inputs[0])
         if isinstance(node, Reshape):
             block = self._operand(node, axes, Block(self._blocks(producer, LinearMap(), pick)))
@@ -188,6 +200,19 @@ class ProgramBuilder:
             blocks.bytes = np.zeros(1)  # only the points are touched
             return self._computed(node, axes, BlockFunction(gather, (Slot(0),), place=True), [blocks])
         raise InternalError(f"no way to lower {node!r}")
+
+    def _merged(self, node: Merge, axes: AxesMap) -> Value:
+        """Sorted runs, all in one scratch file, and the ranks of some of their elements."""
+        through = self.finished.scratch_of(node)
+        if through is None:
+            raise InternalError(f"{node!r} does not go through scratch space")
+        file = self._operand(node, axes, Block(self._blocks(through[0], GridMap((AxisMap.all(1),)))))
+        file.bytes = np.zeros(1)
+        producer, pick = self.finished.blocks_of(node.inputs[1])
+        ranked = self._operand(node.inputs[1], (None,), Block(self._blocks(producer, GridMap((AxisMap.all(1),)), pick)))
+        merge = AtOwnPlace(MergeRuns(node.chunks[0], node.dtype, node.key, node.spacing), node.chunks, axes)
+        function = BlockFunction(merge, (Slot(0), Slot(1)), place=True, scratch=3.0)
+        return self._computed(node, axes, function, [file, ranked])
 
     def _leaf(self, node: Source, axes: AxesMap) -> Value:
         chunks: list[AxisChunks] = []

@@ -17,9 +17,9 @@ from tilework.base.tokens import tokenize
 from tilework.optimize.maps import assembly
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.graph import rewrite
-from tilework.plan.ops import Node, Rechunk, Source, Take
+from tilework.plan.ops import Merge, Node, Rechunk, Source, Take
 from tilework.plan.passes import rechunk_passes
-from tilework.plan.scatter import axis_scatter
+from tilework.plan.scatter import axis_scatter, runs_scatter
 from tilework.plan.stages import AxisMap, AxisScatter, GridMap, Scatter
 
 
@@ -48,10 +48,14 @@ def could_scatter(nodes: Sequence[Node], keep_bytes: float) -> bool:
 
 
 def scattered(nodes: Sequence[Node], keep_bytes: float) -> dict[Node, Scatter]:
-    """The nodes that go through scratch space: those that need more than ``keep_bytes`` at one time."""
+    """The nodes that go through scratch space, and how: those that need more than ``keep_bytes`` at one time, and all
+    that merge sorted blocks, which read what they need from them in two steps.
+    """
     found: dict[Node, Scatter] = {}
     for node in nodes:
-        if isinstance(node, Rechunk | Take) and _movable(node, keep_bytes):
+        if isinstance(node, Merge):
+            found[node] = runs_scatter(node.chunks[0], node.dtype)
+        elif isinstance(node, Rechunk | Take) and _movable(node, keep_bytes):
             (table,) = assembly(node, range(node.ndim))
             source = node.inputs[0].chunks
             scatter = Scatter(tuple(axis_scatter(p, len(c)) for p, c in zip(table, source, strict=True)), node.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tilework.base.errors import ChunkError, PlanError, UnknownChunksError
 from tilework.base.tokens import tokenize
-from tilework.plan import blocks, reshaping
+from tilework.plan import blocks, reshaping, sorting
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import (
     ArrayNode,
@@ -24,6 +24,7 @@ from tilework.plan.ops import (
     Concatenate,
     Elementwise,
     FromValue,
+    Merge,
     Node,
     Overlap,
     Points,
@@ -505,6 +506,23 @@ def reshape(x: ArrayNode, shape: Sequence[int]) -> ArrayNode:
         x = rechunk(x, before)
         x = Reshape(x, after, "reshape-" + tokenize(step, x.token))
     return x
+
+
+def merge_runs(runs: ArrayNode, key: str | None = None) -> Merge:
+    """The sorted blocks of a one-dimensional array as one sorted array. ``key``: the field that they are sorted by."""
+    (chunks,) = runs.chunks
+    spacing = sorting.spacing_for(chunks.sizes)
+    taken = BlockFunction(_samples, (Slot(0),), {"key": key, "spacing": spacing})
+    dtype = runs.dtype if key is None else runs.dtype[key]
+    counts = AxisChunks(-(-n // spacing) for n in chunks)
+    samples = blockwise(taken, (0,), [(runs, (0,))], dtype, adjust_chunks={0: counts}, label="samples")
+    ranking = BlockFunction(sorting.ranking, (Slot(0), chunks.sizes, spacing))
+    ranked = blockwise(ranking, (0,), [(one_block(samples), (0,))], np.dtype(np.int32), label="ranking")
+    return Merge(runs, ranked, spacing, key, "merge-" + tokenize(runs.token, key))
+
+
+def _samples(run: np.ndarray, key: str | None, spacing: int) -> np.ndarray:
+    return (run if key is None else run[key])[::spacing]
 
 
 def reshape_blocks(x: ArrayNode, chunks: Chunks) -> Reshape:

@@ -18,6 +18,7 @@ Kinds::
     ├── Rechunk       the same array in other chunks
     ├── Concatenate   arrays joined along an axis
     ├── Overlap       every block with a halo of its neighbours
+    ├── Merge         sorted blocks as one sorted array
     ├── Reshape       blocks reshaped one by one, in C order of the block grid
     └── FromValue     a one-block array whose block is the value of a Call
     Call              a delayed function call
@@ -369,6 +370,23 @@ class Reshape(ArrayNode):
         self.chunks, self.dtype, self.token, self.label = chunks, input_.dtype, token, "reshape"
 
 
+class Merge(ArrayNode):
+    """Sorted blocks (one-dimensional) merged into one sorted array, in blocks of the same sizes.
+
+    The second input tells how every ``spacing``-th elements of the first one rank: :mod:`tilework.plan.sorting`.
+    ``key`` is the field to sort by; None is the element itself.
+    """
+
+    __slots__ = ("key", "spacing")
+    inputs: tuple[ArrayNode, ...]
+    spacing: int
+    key: str | None
+
+    def __init__(self, runs: ArrayNode, ranked: ArrayNode, spacing: int, key: str | None, token: str) -> None:
+        self.inputs, self.spacing, self.key = (runs, ranked), spacing, key
+        self.chunks, self.dtype, self.token, self.label = runs.chunks, runs.dtype, token, "merge"
+
+
 class FromValue(ArrayNode):
     """A one-block array whose block is the value of a Call (checked against shape and dtype when it comes)."""
 
@@ -442,6 +460,7 @@ __all__ = [
     "Concatenate",
     "Elementwise",
     "FromValue",
+    "Merge",
     "Node",
     "Op",
     "Overlap",

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
+from tilework.plan.blocks import AxisChunks
+from tilework.plan.pieces import whole_pieces
 from tilework.plan.stages import AxisPieces, AxisScatter, Scatter, SlicePieces
 
 
@@ -66,6 +69,17 @@ def _parts(pieces: AxisPieces, n_source: int) -> tuple[np.ndarray, np.ndarray, i
     return source_part, target_part, len(used)
 
 
+def runs_scatter(chunks: AxisChunks, dtype: np.dtype[Any]) -> Scatter:
+    """The way of the blocks of a one-dimensional array into one file, one after another, as they are."""
+    pieces = whole_pieces(chunks, 0)
+    n = np.arange(len(chunks) + 1)
+    none = np.zeros(len(chunks), np.int64)
+    axis = AxisScatter(
+        pieces, n, n[:-1], n[:-1], none, chunks.sizes, none, none, chunks.bounds[:-1], np.array([chunks.total])
+    )
+    return Scatter((axis,), dtype)
+
+
 def offset(begins: Sequence[int], sizes: Sequence[int], totals: Sequence[int]) -> int:
     """Where something begins among things that lie one after another in C order.
 
@@ -106,4 +120,4 @@ def in_order(scatter: Scatter, target: Sequence[int]) -> bool:
     return True
 
 
-__all__ = ["axis_scatter", "in_order", "offset"]
+__all__ = ["axis_scatter", "in_order", "offset", "runs_scatter"]

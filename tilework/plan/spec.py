@@ -31,6 +31,7 @@ from tilework.plan.ops import (
     Concatenate,
     Elementwise,
     FromValue,
+    Merge,
     Node,
     Overlap,
     Points,
@@ -285,6 +286,12 @@ def _overlap(node: Overlap) -> Problems:
             yield f"chunks {mine}, where {have} get no halo"
 
 
+def _merge(node: Merge) -> Problems:
+    runs, ranked = node.inputs
+    if node.ndim != 1 or node.chunks != runs.chunks or node.dtype != runs.dtype or len(ranked.chunks[0]) != 1:
+        yield f"{node.chunks} {node.dtype} merged from {runs.chunks} {runs.dtype}, ranks {ranked.chunks}"
+
+
 def _reshape(node: Reshape) -> Problems:
     (x,) = node.inputs
     yield from _same_dtype(node)
@@ -334,6 +341,7 @@ _KINDS: dict[type[Node], Callable[[Any], Problems]] = {
     Rechunk: _rechunk,
     Concatenate: _concatenate,
     Overlap: _overlap,
+    Merge: _merge,
     Reshape: _reshape,
     FromValue: _from_value,
     Call: _call,

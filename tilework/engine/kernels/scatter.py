@@ -11,9 +11,7 @@ from math import prod
 
 import numpy as np
 
-from tilework.base.errors import StorageError
-from tilework.base.scratch import ScratchFile
-from tilework.base.sizes import format_bytes
+from tilework.base.scratch import ScratchFile, unreadable, unwritable
 from tilework.engine.kernels.assemble import open_index
 from tilework.engine.kernels.pool import BufferPool
 from tilework.plan.scatter import in_order, offset
@@ -47,10 +45,7 @@ def scatter_block(scatter: Scatter, index: Sequence[int], block: np.ndarray, scr
         try:
             scratch.write([raw.data], start * block.itemsize)
         except OSError as error:
-            raise StorageError(
-                f"cannot write {format_bytes(raw.nbytes)} to scratch space on disk: {error}. Free some disk space, set "
-                "spill_directory to another disk, or raise memory=... so that it is not needed"
-            ) from error
+            raise unwritable(raw.nbytes, error) from error
 
 
 def gather_block(scatter: Scatter, index: Sequence[int], scratch: ScratchFile, pool: BufferPool) -> np.ndarray:
@@ -82,10 +77,7 @@ def gather_block(scatter: Scatter, index: Sequence[int], scratch: ScratchFile, p
                 out[open_index(list(place), out.shape)] = buffer[taken : taken + n].reshape(shape)
                 taken += n
     except OSError as error:
-        raise StorageError(
-            f"cannot read {format_bytes(out.nbytes)} back from scratch space: {error}. Check that disk, or set "
-            "spill_directory to another one"
-        ) from error
+        raise unreadable(out.nbytes, error) from error
     return out
 
 
