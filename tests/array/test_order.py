@@ -126,3 +126,26 @@ def test_refused():
         ta.quantile(x, 0.5, weights=np.ones(3), method="inverted_cdf")
     with pytest.raises(UnknownChunksError, match="median: axis 0"):
         ta.median(x[x > 3])
+
+
+@pytest.mark.parametrize("name", ["median", "nanmedian", "quantile", "nanquantile"])
+def test_transposed_arrays_are_used_as_they_lie(name):
+    x = np.random.default_rng(0).random((6, 5, 4))
+    x[x < 0.1] = np.nan
+    q = (0.3,) if name.endswith("quantile") else ()
+    lazy = ta.from_array(x, (2, 3, 4)).transpose(2, 0, 1)
+    for axis in (0, 1, (0, 2)):
+        for keepdims in (False, True):
+            found = getattr(ta, name)(lazy, *q, axis=axis, keepdims=keepdims)
+            want = getattr(np, name)(x.transpose(2, 0, 1), *q, axis=axis, keepdims=keepdims)
+            np.testing.assert_allclose(found.compute(), want)
+
+
+def test_many_lanes():
+    """More than are sorted at once, in blocks whose axes lie in any order."""
+    x = np.random.default_rng(0).random((40, 70, 30))
+    x[0, :, 0] = np.nan
+    lazy = ta.from_array(x, (40, 70, 30))
+    np.testing.assert_allclose(ta.nanquantile(lazy, [0.1, 0.7], axis=1), np.nanquantile(x, [0.1, 0.7], axis=1))
+    np.testing.assert_allclose(ta.quantile(lazy, 0.5, axis=0), np.quantile(x, 0.5, axis=0))
+    np.testing.assert_allclose(ta.median(lazy, axis=(0, 2)), np.median(x, axis=(0, 2)))

@@ -3,8 +3,9 @@
 They need all values along the reduced axes at once. These axes become one block; the others are divided further if
 blocks would grow beyond the size of an ``"auto"`` block.
 
-NumPy's nan-versions call a Python function for every lane of the array. Here lanes are sorted together, which puts
-their NaNs last, and the two values between which a quantile lies are picked: the same numbers, many times faster.
+NumPy's nan-versions call a Python function for every lane of the array. Here a few lanes at a time are copied and
+sorted, which puts their NaNs last, and the two values between which a quantile lies are picked: the same numbers, many
+times faster, without copies of whole blocks.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import numpy as np
 
 from tilework.array.core import Array, into
 from tilework.array.creation import asarray
+from tilework.array.shapes import as_it_lies
 from tilework.base import config
 from tilework.base.errors import PerformanceWarning, PlanError, UnknownChunksError
 from tilework.base.sizes import format_bytes
+from tilework.engine.kernels.tiling import cut, regions
 from tilework.plan import blocks, build
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 
@@ -42,7 +45,7 @@ def median(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = Fa
     """
     a = asarray(a)
     dtype = np.median(np.ones(1, a.dtype)).dtype
-    return _reduced(partial(np.median, keepdims=True), a, axis, dtype, keepdims, out, "median")
+    return _reduced(median_of_block, a, axis, dtype, keepdims, out, "median")
 
 
 def nanmedian(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False, keepdims: Any = False) -> Array:
@@ -66,7 +69,7 @@ def quantile(
     >>> ta.quantile(ta.arange(11, chunks=4), [0.5, 0.9]).compute()
     array([5., 9.])
     """
-    return _quantile(np.quantile, np.quantile, a, q, axis, out, method, keepdims, weights)
+    return _quantile(quantile_of_block, np.quantile, a, q, axis, out, method, keepdims, weights)
 
 
 def nanquantile(
@@ -135,7 +138,9 @@ def _reduced(
 
     ``lazy`` are further keywords: ``q``, which is handed over as a whole, and ``weights``, which lie as ``a`` does.
     """
-    axes = build.normalize_axis(axis, a.ndim)
+    given = build.normalize_axis(axis, a.ndim)
+    a, order = (a, list(range(a.ndim))) if lazy else as_it_lies(a)
+    axes = tuple(order.index(k) for k in given)
     labels = tuple(range(a.ndim))
     front = tuple(("q", k) for k in range(len(lead)))
     inputs: list[Any] = [(in_one_block(a.node, axes, label), labels)]
@@ -147,16 +152,15 @@ def _reduced(
             inputs.append((build.rechunk(x.node, tuple(c if c.total == 1 else d for c, d in chunks)), labels))
         else:
             inputs.append((x.node, tuple(("whole", k) for k in range(x.ndim))))
-    call = BlockFunction(
-        _typed, (Slot(0),), {"axis": axes, "function": function, "dtype": dtype, "options": options}, scratch=2.0
-    )
+    scratch = 0.1 if a.dtype.kind == "f" and "weights" not in options else 2.0  # a few lanes, or NumPy's copies
+    keywords = {"axis": axes, "function": function, "dtype": dtype, "options": options}
+    call = BlockFunction(_typed, (Slot(0),), keywords, scratch=scratch)
     node: ArrayNode = build.blockwise(
         call, (*front, *labels), inputs, dtype,
         new_axes=dict(zip(front, lead, strict=True)), adjust_chunks=dict.fromkeys(axes, 1), label=label,
     )  # fmt: skip
-    if not keepdims:
-        kept = [k for k in range(node.ndim) if k - len(lead) not in axes]
-        node = build.rearrange(node, kept, label=label)
+    kept = [len(lead) + order.index(k) for k in range(a.ndim) if keepdims or k not in given]
+    node = build.rearrange(node, [*range(len(lead)), *kept], label=label)
     return Array(node) if out is None else into(out, Array(node), label)
 
 
@@ -208,50 +212,101 @@ def in_one_block(node: ArrayNode, axes: Axes, label: str) -> ArrayNode:
 # ---------------------------------------------------------------- of blocks
 
 
+def median_of_block(x: np.ndarray, axis: Axes) -> np.ndarray:
+    """``numpy.median`` with kept dims."""
+    if x.dtype.kind != "f":
+        return np.asarray(np.median(x, axis=axis, keepdims=True))
+    return _by_lanes(x, axis, partial(_medians, skipna=False), (), x.dtype)
+
+
 def nanmedian_of_block(x: np.ndarray, axis: Axes) -> np.ndarray:
     """``numpy.nanmedian`` with kept dims."""
     if x.dtype.kind != "f":
         return np.asarray(np.nanmedian(x, axis=axis, keepdims=True))
-    lanes, count = _sorted_lanes(x, axis)
-    last = np.maximum(count - 1, 0)
-    low, high = last // 2, (last + 1) // 2
-    if lanes.shape[-1] == 0:
-        middle = np.full(count.shape, np.nan, x.dtype)
-    else:
-        pair = np.take_along_axis(lanes, np.stack([low, high], -1), -1)
-        middle = np.where(low == high, pair[..., 0], np.mean(pair, axis=-1))
-    return middle.reshape(_kept(x, axis)).astype(x.dtype, copy=False)
+    return _by_lanes(x, axis, partial(_medians, skipna=True), (), x.dtype)
 
 
-def nanquantile_of_block(
-    x: np.ndarray, q: Any, axis: Axes, method: str = "linear", keepdims: bool = True, weights: Any = None
+def quantile_of_block(x: np.ndarray, q: Any, axis: Axes, **options: Any) -> np.ndarray:
+    """``numpy.quantile`` with kept dims."""
+    return _quantile_of_block(np.quantile, x, q, axis, **options)
+
+
+def nanquantile_of_block(x: np.ndarray, q: Any, axis: Axes, **options: Any) -> np.ndarray:
+    """``numpy.nanquantile`` with kept dims."""
+    return _quantile_of_block(np.nanquantile if x.dtype.kind in "fc" else np.quantile, x, q, axis, **options)
+
+
+def _quantile_of_block(
+    numpys: Any, x: np.ndarray, q: Any, axis: Axes, method: str = "linear", keepdims: bool = True, weights: Any = None
 ) -> np.ndarray:
-    """``numpy.nanquantile`` with kept dims. A Python number as ``q`` leaves the dtype alone, as in NumPy."""
+    """A Python number as ``q`` leaves the dtype alone, as in NumPy."""
     if x.dtype.kind != "f" or method != "linear":
-        numpys: Any = np.nanquantile if x.dtype.kind in "fc" else np.quantile
         return np.asarray(numpys(x, q, axis=axis, method=method, keepdims=True, weights=weights))
     weak, q = type(q) in (int, float), np.asarray(q)
     dtype = x.dtype if weak or q.dtype.kind in "iu" else np.result_type(x.dtype, q.dtype)
-    lanes, count = _sorted_lanes(x, axis)
-    out = np.full((q.size, *count.shape), np.nan, dtype)
+    of_lanes = partial(_quantiles, q=q, skipna=numpys is np.nanquantile, dtype=dtype)
+    return _by_lanes(x, axis, of_lanes, q.shape, dtype)
+
+
+def _by_lanes(
+    x: np.ndarray, axis: Axes, of_lanes: Callable[[np.ndarray], np.ndarray], lead: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """``of_lanes(lanes)`` of the reduced axes as one, at the end, for a few lanes at a time: those of a copy."""
+    moved = np.moveaxis(x, axis, range(-len(axis), 0))
+    kept = moved.shape[: x.ndim - len(axis)]
+    n = prod(moved.shape[len(kept) :])
+    out = np.empty((*lead, *kept), dtype)
+    for tile in regions(kept, cut(kept, max(1, _LANES // max(1, n)))) if out.size else []:
+        lanes = np.array(moved[tile], order="C").reshape(-1, n)
+        lengths = tuple(part.stop - part.start for part in tile)
+        out[(slice(None),) * len(lead) + tile] = of_lanes(lanes).reshape(lead + lengths)
+    return out.reshape((*lead, *_kept(x, axis)))
+
+
+_LANES = 1 << 15
+"""Elements that are sorted before others are copied: what fits the cache."""
+
+
+def _sort(lanes: np.ndarray, skipna: bool) -> np.ndarray:
+    """Sort lanes, and return how many values there are in front of the NaNs; without ``skipna`` none if there are any.
+
+    In place: NumPy's ``sort`` of a contiguous array uses the processor's vector instructions.
+    """
+    lanes.sort(axis=-1)
+    n = lanes.shape[-1]
+    count = np.full(len(lanes), n)
+    if n and np.isnan(lanes[:, -1]).any():
+        there = n - np.count_nonzero(np.isnan(lanes), axis=-1)
+        count = there if skipna else np.where(there < n, 0, n)
+    return count
+
+
+def _medians(lanes: np.ndarray, skipna: bool) -> np.ndarray:
+    count = _sort(lanes, skipna)
+    if not lanes.shape[-1]:
+        return np.full(count.shape, np.nan, lanes.dtype)
+    last = np.maximum(count - 1, 0)
+    low, high = _pick(lanes, last // 2), _pick(lanes, (last + 1) // 2)
+    middle = np.where(last % 2, np.mean([low, high], axis=0, dtype=lanes.dtype), low)
+    return np.where(count, middle, np.nan).astype(lanes.dtype, copy=False)
+
+
+def _quantiles(lanes: np.ndarray, q: np.ndarray, skipna: bool, dtype: np.dtype[Any]) -> np.ndarray:
+    count = _sort(lanes, skipna)
+    out = np.full((q.size, len(lanes)), np.nan, dtype)
     if lanes.shape[-1]:
         last = np.maximum(count - 1, 0)
         for k, share in enumerate(q.ravel()):
             place = np.asarray(last.astype(q.dtype) * share)
             low = np.floor(place).astype(np.intp)
-            pair = np.take_along_axis(lanes, np.stack([low, np.minimum(low + 1, last)], -1), -1)
-            out[k] = _between(pair[..., 0], pair[..., 1], (place - low).astype(q.dtype), dtype)
-    return out.reshape(*q.shape, *_kept(x, axis))
+            pair = _pick(lanes, low), _pick(lanes, np.minimum(low + 1, last))
+            out[k] = np.where(count, _between(*pair, (place - low).astype(q.dtype), dtype), np.nan)
+    return out
 
 
-def _sorted_lanes(x: np.ndarray, axis: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """The reduced axes as one, sorted, at the end; and how many values in front of the NaNs each lane has."""
-    moved = np.moveaxis(x, axis, range(-len(axis), 0))
-    kept = moved.shape[: x.ndim - len(axis)]
-    lanes = moved.reshape(*kept, prod(moved.shape[len(kept) :]))
-    lanes = np.sort(lanes, axis=-1)
-    count = lanes.shape[-1] - np.count_nonzero(np.isnan(lanes), axis=-1)
-    return lanes, np.asarray(count)
+def _pick(lanes: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """One value of each lane."""
+    return lanes[np.arange(len(lanes)), place]
 
 
 def _between(low: np.ndarray, high: np.ndarray, t: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ from tilework.array.core import Array
 from tilework.array.creation import asarray, normalize, shape_of
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.plan import build, reshaping
-from tilework.plan.ops import ArrayNode
+from tilework.plan.ops import ArrayNode, Blockwise, Elementwise
 
 # ---------------------------------------------------------------- order of the axes
 
@@ -53,6 +53,21 @@ def swapaxes(a: Any, axis1: int, axis2: int) -> Array:
     i, j = normalize_axis_index(axis1, a.ndim), normalize_axis_index(axis2, a.ndim)
     order[i], order[j] = j, i
     return Array(build.rearrange(a.node, order))
+
+
+def as_it_lies(array: Array) -> tuple[Array, list[int]]:
+    """The array before it was transposed, and for each of its axes which one that has become.
+
+    For functions of blocks: their blocks are used as they lie in memory, where a transposed block would be a copy.
+    """
+    node = array.node
+    if isinstance(node, Blockwise) and isinstance(node.op, Elementwise) and node.op.fn is None:
+        order: list[Any] = list(node.axes[0])
+        if sorted(order) == list(range(node.ndim)) and all(
+            have == node.chunks[a] for have, a in zip(node.inputs[0].chunks, order, strict=True)
+        ):
+            return Array(node.inputs[0]), order
+    return array, list(range(array.ndim))
 
 
 def moveaxis(a: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Array:
