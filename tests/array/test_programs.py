@@ -394,18 +394,18 @@ def check(pairs, text, data):
         raise
 
 
-@settings(max_examples=60)
-@given(programs(), st.data())
-def test_programs(program, data):
-    check(*program, data)
+def against_numpy(examples):
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @given(programs(), st.data())
+    def run(program, data):
+        check(*program, data)
+
+    return run
+
+
+test_programs = pytest.mark.filterwarnings("ignore")(against_numpy(60))
 
 
 if __name__ == "__main__":
-    hypothesis.seed(int(sys.argv[2]) if len(sys.argv) > 2 else 0)(
-        settings(
-            max_examples=int(sys.argv[1]),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
-        )(test_programs)
-    )()
+    many, seed = (int(argument) for argument in [*sys.argv[1:], "1000", "0"][:2])
+    hypothesis.seed(seed)(against_numpy(many))()

@@ -120,6 +120,17 @@ def test_unknown_sizes_fit_their_own_kind_only() -> None:
         build.elementwise(np.add, [x, array((6,))])
 
 
+def test_axes_of_a_reduction_are_numpys() -> None:
+    assert build.normalize_axis((-1, 0), 3) == (0, 2)
+    assert build.normalize_axis(None, 2) == (0, 1)
+    assert build.normalize_axis(0, 0) == build.normalize_axis(-1, 0) == ()
+    for axis, error in [(3, np.exceptions.AxisError), (np.array([0, 1]), TypeError), ((1, 1), ValueError)]:
+        with pytest.raises(error):
+            build.normalize_axis(axis, 2)
+    with pytest.raises(np.exceptions.AxisError):
+        build.normalize_axis((0,), 0)
+
+
 def test_rearranging_nothing_is_nothing() -> None:
     x = array((2, 3))
     assert build.rearrange(x, (0, 1)) is x

@@ -273,7 +273,7 @@ def _unaligned(
 
 def normalize_axis(axis: Any, ndim: int) -> tuple[int, ...]:
     """``axis`` of a reduction as a sorted tuple. Raises numpy.exceptions.AxisError, and ValueError for repeats."""
-    if axis is None:
+    if axis is None or (ndim == 0 and isinstance(axis, int) and axis in (0, -1)):  # NumPy lets that slip through
         return tuple(range(ndim))
     if getattr(axis, "ndim", 0):
         raise TypeError(f"an axis is an integer or a tuple of integers, not an array: {axis!r}")
