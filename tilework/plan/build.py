@@ -58,7 +58,7 @@ def source(src: SourceProtocol, chunks: Chunks, label: str = "array") -> Source:
 
 def source_region(src: SourceProtocol, region: Region, drop: tuple[int, ...], chunks: Chunks, label: str) -> Source:
     """A region of ``src`` without the axes ``drop`` (of length one). Equal reads have equal tokens."""
-    return Source(src, region, drop, chunks, "source-" + tokenize(src.token, region, drop, chunks), label)
+    return Source(src, region, drop, chunks, f"{label}-" + tokenize(src.token, region, drop, chunks), label)
 
 
 def stored(
