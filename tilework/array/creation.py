@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -271,10 +272,14 @@ def full(
            [7, 7, 7]])
     """
     check_device(device)
-    if isinstance(fill_value, Array) or np.ndim(fill_value):
-        raise PlanError(f"full: fill_value={fill_value!r} is no scalar; use broadcast_to(fill_value, shape)")
-    value = np.asarray(fill_value)
-    return _constant(shape, value if dtype is None else value.astype(dtype), chunks, "full")
+    return _constant(shape, _scalar(fill_value, dtype, "full"), chunks, "full")
+
+
+def _scalar(value: Any, dtype: Any, label: str) -> np.ndarray:
+    if isinstance(value, Array) or np.ndim(value):
+        raise PlanError(f"{label}: fill_value must be scalar, not {value!r}; use broadcast_to(fill_value, shape)")
+    found = np.asarray(value)
+    return found if dtype is None else found.astype(dtype)
 
 
 def _constant(shape: Any, value: np.ndarray, chunks: Any, label: str) -> Array:
@@ -337,14 +342,28 @@ def full_like(
     order, subok, name, device
         Without effect; for programs written for NumPy or Dask.
     """
+    return _like(a, lambda dtype: _scalar(fill_value, dtype, "full_like"), dtype, shape, chunks, device, "full_like")
+
+
+def _like(
+    a: Any,
+    value_of: Callable[[np.dtype[Any]], np.ndarray],
+    dtype: Any,
+    shape: Any,
+    chunks: Any,
+    device: Any,
+    label: str,
+) -> Array:
+    """An array of ``value_of(dtype)`` everywhere, like ``a`` but for what is given."""
+    check_device(device)
     a = asarray(a)
-    dtype = a.dtype if dtype is None else np.dtype(dtype)
+    value = value_of(a.dtype if dtype is None else np.dtype(dtype))
     if shape is None and not all(axis.known for axis in a.chunks):
-        fill = Mapped(np.full_like, (("fill_value", fill_value), ("dtype", dtype)))
-        return Array(build.elementwise(fill, [a.node], dtype, "full"))
+        fill = Mapped(np.full_like, (("fill_value", value[()]), ("dtype", value.dtype)))
+        return Array(build.elementwise(fill, [a.node], value.dtype, label))
     if chunks is None:
         chunks = a.chunks if shape is None else "auto"
-    return full(a.shape if shape is None else shape, fill_value, dtype, chunks=chunks, device=device)
+    return _constant(a.shape if shape is None else shape, value, chunks, label)
 
 
 def zeros_like(
@@ -352,9 +371,7 @@ def zeros_like(
     name: Any = None, device: Any = None,
 ) -> Array:  # fmt: skip
     """Zeros, with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    a = asarray(a)
-    dtype = a.dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.zeros((), dtype)[()], dtype, shape=shape, chunks=chunks, device=device)
+    return _like(a, partial(np.zeros, ()), dtype, shape, chunks, device, "zeros_like")
 
 
 def ones_like(
@@ -362,9 +379,7 @@ def ones_like(
     name: Any = None, device: Any = None,
 ) -> Array:  # fmt: skip
     """Ones, with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    a = asarray(a)
-    dtype = a.dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.ones((), dtype)[()], dtype, shape=shape, chunks=chunks, device=device)
+    return _like(a, partial(np.ones, ()), dtype, shape, chunks, device, "ones_like")
 
 
 def empty_like(
@@ -372,9 +387,7 @@ def empty_like(
     name: Any = None, device: Any = None,
 ) -> Array:  # fmt: skip
     """Values that do not matter (zeros), with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    a = asarray(a)
-    dtype = a.dtype if dtype is None else np.dtype(dtype)
-    return full_like(a, np.zeros((), dtype)[()], dtype, shape=shape, chunks=chunks, device=device)
+    return _like(a, partial(np.zeros, ()), dtype, shape, chunks, device, "empty_like")
 
 
 # ---------------------------------------------------------------- ranges
@@ -491,9 +504,8 @@ def meshgrid(*xi: Any, sparse: bool = False, indexing: str = "xy", copy: bool = 
     if indexing not in ("xy", "ij"):
         raise PlanError(f"meshgrid: indexing={indexing!r} must be 'xy' or 'ij'")
     vectors = [asarray(x).node for x in xi]
-    if any(node.ndim > 1 for node in vectors):
-        raise UnsupportedError("meshgrid: coordinates must be one-dimensional; ravel() them")
-    vectors = [node if node.ndim else build.rearrange(node, [None]) for node in vectors]
+    vectors = [build.rearrange(v, [None]) if not v.ndim else v for v in vectors]
+    vectors = [build.reshape(v, (prod(v.shape),)) if v.ndim > 1 else v for v in vectors]
     places = list(range(len(vectors)))
     if indexing == "xy" and len(places) > 1:
         places[:2] = 1, 0

@@ -88,7 +88,7 @@ def _call(
 ) -> tuple[Array, ...]:
     """One array for each result of the ufunc."""
     operands = [operand(x, inputs) for x in inputs]
-    kwargs = {key: value for key, value in kwargs.items() if key not in ("order", "subok")}
+    kwargs = {key: value for key, value in kwargs.items() if key not in ("order", "subok") and value is not None}
     if kwargs:
         operands = _as_loop(ufunc, operands, kwargs)
     nodes = [x for x in operands if isinstance(x, ArrayNode)]
