@@ -11,6 +11,7 @@ and a name that a version of xarray does not have is left out.
   functions of this module.
 - ``to_zarr`` and ``to_netcdf`` refuse to empty what they are about to read, and writes that wait are tilework's own:
   :mod:`tilework.integrations.xarray.writing`.
+- ``map_blocks`` is that of :mod:`tilework.integrations.xarray.mapping`.
 - Pointwise indexing goes through :attr:`tilework.array.Array.vindex`, and so does assignment.
 - ``chunk()``, and arithmetic with groups, make tilework arrays of what is not chunked yet, if the object holds such
   arrays already. xarray would take the default chunk manager.
@@ -36,6 +37,7 @@ from xarray.namedarray.core import NamedArray
 
 from tilework.array import Array, map_blocks, push
 from tilework.array.order import in_one_block
+from tilework.integrations.xarray.mapping import map_blocks as map_xarray_blocks
 from tilework.integrations.xarray.writing import close_later, guarded, netcdf_places, zarr_places
 from tilework.plan import build
 from tilework.plan.blocks import AxisChunks
@@ -79,6 +81,7 @@ def adapt() -> None:
     _replace("delayed_close_after_writes", _WRITING, lambda theirs: partial(close_later, theirs))
     _replace("to_zarr", ["xarray.backends.writers"], partial(guarded, places=zarr_places))
     _replace("to_netcdf", ["xarray.backends.writers"], partial(guarded, places=netcdf_places))
+    _replace("map_blocks", ["xarray.core.parallel", "xarray"], lambda theirs: partial(map_xarray_blocks, theirs))
     for coder in (times.CFDatetimeCoder, times.CFTimedeltaCoder):
         coder.encode = _encoding(coder.encode)
     adapter = indexing.ArrayApiIndexingAdapter
