@@ -95,9 +95,9 @@ def apply_over_axes(func: Callable[..., Any], a: Any, axes: Any) -> Array:
     for axis in (axes,) if np.ndim(axes) == 0 else axes:
         axis = normalize_axis_index(int(axis), a.ndim)
         result = asarray(func(a, axis))
-        a = result if result.ndim == a.ndim else expand_dims(result, axis)
-        if a.ndim != result.ndim and a.ndim != result.ndim + 1:
+        if result.ndim not in (a.ndim, a.ndim - 1):
             raise PlanError("apply_over_axes: function is not returning an array of the correct shape")
+        a = result if result.ndim == a.ndim else expand_dims(result, axis)
     return a
 
 
