@@ -294,7 +294,7 @@ def blocks(draw, a, others):
                 (unchanged(lambda x: x.map_blocks(np.array, dtype=x.dtype)), "map_blocks()"),
                 (
                     lambda xp, x, o: (
-                        ta.map_overlap(np.roll, x, {0: 1}, "periodic", shift=1, axis=0, dtype=x.dtype)
+                        ta.map_overlap(np.roll, x, depth={0: 1}, boundary="periodic", shift=1, axis=0, dtype=x.dtype)
                         if turned and isinstance(x, ta.Array)
                         else np.roll(x, 1, 0)
                         if turned

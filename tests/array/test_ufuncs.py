@@ -198,6 +198,10 @@ def test_other_libraries_ufuncs(a, x):
 
 def test_generalized_ufuncs(a, x):
     assert_eq(np.matmul(x, x.T), np.matmul(a, a.T))
+    assert_eq(np.matmul(x, x.T, dtype="float32"), np.matmul(a, a.T, dtype="float32"))
+    assert_eq(np.matmul(x, a.T, dtype=int, casting="unsafe"), np.matmul(a, a.T, dtype=int, casting="unsafe"))
+    with pytest.raises(UnsupportedError, match="axes"):
+        np.matmul(x, x, axes=[(0, 1), (1, 0), (0, 1)])
     assert_eq(np.vecdot(x, x), np.vecdot(a, a))
     assert_eq(np.matvec(x, a[0]), np.matvec(a, a[0]))
     assert_eq(np.vecdot(x, x, axis=0), np.vecdot(a, a, axis=0))

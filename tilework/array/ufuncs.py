@@ -128,8 +128,14 @@ def _as_loop(ufunc: np.ufunc, operands: Sequence[Any], kwargs: dict[str, Any]) -
 def _generalized(ufunc: Any, inputs: Sequence[Any], out: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """A ufunc of vectors or matrices: our own function of that meaning if there is one, else the ufunc on blocks."""
     function = FUNCTIONS.get(ufunc)
-    if function is not None and not kwargs:
+    if function is not None and kwargs.keys() <= {"dtype", "casting"}:
+        if kwargs:
+            inputs = [Array(node) for node in _as_loop(ufunc, [asarray(x).node for x in inputs], kwargs)]
         result = function(*inputs)
+    elif "?" in ufunc.signature:
+        raise UnsupportedError(
+            f"{ufunc.__name__}: {', '.join(kwargs)} are not supported on lazy arrays; move axes first"
+        )
     else:
         result = apply_gufunc(ufunc, ufunc.signature, *inputs, allow_rechunk=True, **kwargs)
     return into(out[0], result, ufunc.__name__) if out else result
