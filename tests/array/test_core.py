@@ -239,3 +239,10 @@ def test_the_picture_has_a_line_between_blocks():
     assert lines(ta.ones(10, chunks=3)) == 3
     assert lines(ta.ones((4, 6), chunks=2)) == 3
     assert lines(ta.ones((4, 6, 2), chunks=2)) == (1 + 2) + (2 + 0) + (1 + 0)
+
+
+@pytest.mark.parametrize("ndim", [0, 1, 3, 5])
+def test_svg(ndim):
+    picture = ET.fromstring(ta.ones((8,) * ndim, chunks=4).to_svg(size=300))
+    assert picture.get("width") == "300"
+    assert len(list(picture)) == (ndim + 2) // 3

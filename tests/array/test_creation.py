@@ -246,3 +246,18 @@ def test_nothing_is_made_before_it_is_computed():
     assert ta.arange(10**15, chunks=10**9)[-1].compute() == 10**15 - 1
     with pytest.raises(ChunkError):
         ta.ones((3, 3), chunks=((1, 1), 3))
+
+
+def test_names_begin_with_the_operation():
+    x = ta.ones((4, 4), chunks=2)
+    for made, name in ((x, "ones"), (ta.zeros_like(x), "zeros_like"), (ta.full_like(x, 3), "full_like")):
+        assert made.name.startswith(f"{name}-")
+    assert x[1:].name != x.name
+    with pytest.raises(ValueError, match="fill_value must be scalar"):
+        ta.full_like(x, [1, 2])
+
+
+def test_meshgrid_flattens():
+    a, b = np.arange(6).reshape(2, 3), np.arange(4)
+    for mine, theirs in zip(ta.meshgrid(ta.from_array(a, chunks=2), b), np.meshgrid(a, b), strict=True):
+        assert_eq(mine, theirs)

@@ -402,3 +402,52 @@ def test_widths_of_pad(a, x, unknown):
     with pytest.raises(UnknownChunksError):
         ta.pad(unknown, 1)
     assert ta.pad(unknown, 0, mode="edge").node is unknown.node
+
+
+def test_conditions_that_are_shorter():
+    a = np.arange(25).reshape(5, 5)
+    x = ta.from_array(a, chunks=2)
+    for condition in (np.array([True, False, True, False, True]), np.array([True, False]), [False, True]):
+        for axis in (None, 0, 1):
+            expected = np.compress(condition, a, axis=axis)
+            assert_eq(ta.compress(condition, x, axis=axis), expected)
+            assert_eq(ta.compress(ta.asarray(condition), x, axis=axis), expected)
+    for condition in (a % 3 == 0, np.array([[True, False], [True, False]]), np.array([True, False])):
+        assert_eq(ta.extract(condition, x), np.extract(condition, a))
+        assert_eq(ta.extract(ta.from_array(condition, chunks=1), x), np.extract(condition, a))
+    with pytest.raises(ValueError, match="1-d"):
+        ta.compress([[True], [False]], x)
+
+
+def test_rollaxis_to_places_counted_from_the_end():
+    x = ta.ones((2, 3, 4, 5))
+    for axis in range(-4, 4):
+        for start in range(-4, 5):
+            assert ta.rollaxis(x, axis, start).shape == np.rollaxis(np.ones((2, 3, 4, 5)), axis, start).shape
+
+
+def test_reshape_blockwise():
+    a = np.arange(54).reshape(6, 3, 3)
+    x = ta.from_array(a, chunks=(3, 2, (2, 1)))
+    joined = ta.reshape_blockwise(x, (18, 3))
+    assert joined.chunks == ((6, 3, 6, 3), (2, 1))
+    expected = [
+        np.concatenate([np.asarray(x.blocks[i, j, k]).reshape(-1, x.chunks[2][k]) for k in range(2)], axis=1)
+        for i in range(2)
+        for j in range(2)
+    ]
+    assert_eq(joined, np.concatenate(expected))
+    assert_eq(ta.reshape_blockwise(joined, a.shape, chunks=x.chunks), a)
+    flat = ta.reshape_blockwise(x, -1)
+    assert flat.numblocks == (8,)
+    assert ta.reshape_blockwise(x, a.shape) is x
+    with pytest.raises(TypeError, match="need to specify chunks"):
+        ta.reshape_blockwise(x, (2, 3, 3, 3))
+    with pytest.raises(ValueError, match="chunk sizes do not match"):
+        ta.reshape_blockwise(joined, a.shape, chunks=((3, 3), (1, 2), (2, 1)))
+    with pytest.raises(NotImplementedError, match="reshape"):
+        ta.reshape_blockwise(x, (3, 2, 9))
+    with pytest.raises(ValueError, match="not allowed"):
+        ta.reshape_blockwise(x, (18, 3), chunks=3)
+    with pytest.raises(UnknownChunksError):
+        ta.reshape_blockwise(x[x[:, 0, 0] > 1], 9)

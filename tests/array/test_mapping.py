@@ -8,6 +8,7 @@ import pytest
 import tilework.array as ta
 from tilework.base.errors import BlockResultError, ChunkError, DTypeError, PlanError, UnsupportedError
 from tilework.delayed import delayed
+from tilework.testing import assert_eq
 
 
 @pytest.fixture
@@ -359,3 +360,44 @@ def test_unknown_chunk_sizes():
     np.testing.assert_array_equal(
         ta.apply_gufunc(lambda a: a[..., ::-1], "(i)->(i)", some).compute(), np.arange(20).reshape(5, 4)[::2, ::-1]
     )
+
+
+# ---------------------------------------------------------------- options of reductions
+
+
+def weighted_sum(x, axis, keepdims, weights=None):
+    return np.sum(x if weights is None else x * weights, axis=axis, keepdims=keepdims)
+
+
+def test_reduction_with_weights():
+    a, weights = np.arange(60.0).reshape(6, 10), np.linspace(1, 2, 6).reshape(6, 1)
+    x = ta.from_array(a, chunks=(4, 5))
+    for given in (weights, ta.from_array(weights, chunks=2)):
+        found = ta.reduction(x, weighted_sum, np.sum, axis=0, dtype=float, weights=given)
+        assert_eq(found, (a * weights).sum(axis=0))
+    assert_eq(ta.reduction(x, weighted_sum, np.sum, dtype=float), a.sum())
+    with pytest.raises(PlanError, match="broadcast"):
+        ta.reduction(x, weighted_sum, np.sum, dtype=float, weights=[1, 2, 3])
+
+
+def test_reduction_into_an_array():
+    x, out = ta.arange(10, chunks=4), ta.zeros((), dtype=int)
+    assert ta.reduction(x, np.sum, np.sum, dtype=int, out=out) is out
+    assert_eq(out, 45)
+
+
+def test_reductions_that_leave_more_than_one_element():
+    def ends(x, axis, keepdims):
+        (k,) = axis
+        return np.concatenate([x.min(k, keepdims=True), x.max(k, keepdims=True)], k)
+
+    def everything(x, axis, keepdims):
+        return x
+
+    a = np.random.default_rng(0).random((7, 5))
+    x = ta.from_array(a, chunks=3)
+    found = ta.reduction(x, ends, ends, axis=0, keepdims=True, dtype=float)
+    assert np.isnan(found.shape[0])
+    assert_eq(found, np.stack([a.min(0), a.max(0)]))
+    assert ta.reduction(x, ends, ends, axis=0, keepdims=True, dtype=float, output_size=2).shape == (2, 5)
+    assert_eq(ta.reduction(x, everything, everything, axis=(0, 1), keepdims=True, dtype=float), a)

@@ -1,5 +1,6 @@
 """Halos against NumPy's pad, filters against scipy's."""
 
+import bottleneck
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 import tilework.array as ta
 from tilework.base.errors import PlanError
+from tilework.testing import assert_eq
 
 PAD = {"reflect": "symmetric", "nearest": "edge", "periodic": "wrap"}
 """NumPy's names for kinds of boundary."""
@@ -152,3 +154,21 @@ def test_numpys_own_function_finds_lazy_arrays():
     view = np.lib.stride_tricks.sliding_window_view(ta.arange(5, chunks=2), 3)
     assert isinstance(view, ta.Array)
     np.testing.assert_array_equal(view.compute()[:, 0], [0, 1, 2])
+
+
+# ---------------------------------------------------------------- push
+
+
+@pytest.mark.parametrize("n", [None, 1, 3, 9, 24])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_push(n, axis):
+    rng = np.random.default_rng(0)
+    a = rng.random((24, 10))
+    a[rng.random(a.shape) < 0.6] = np.nan
+    assert_eq(ta.push(ta.from_array(a, chunks=(5, 3)), n, axis), bottleneck.push(a, n, axis))
+
+
+def test_push_of_dates():
+    a = np.array(["NaT", "2001-01-01", "NaT", "NaT", "2002-01-01"], "M8[D]")
+    expected = np.array(["NaT", "2001-01-01", "2001-01-01", "NaT", "2002-01-01"], "M8[D]")
+    assert_eq(ta.push(ta.from_array(a, chunks=2), 1, 0), expected)

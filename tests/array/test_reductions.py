@@ -228,3 +228,57 @@ def test_diff(data, pair):
     if a.dtype == bool:
         options = {k: v for k, v in options.items() if k not in ("prepend", "append")}
     assert_eq(ta.diff(x, **options), np.diff(a, **options))
+
+
+def test_ediff1d():
+    a = np.arange(12).reshape(3, 4) ** 2
+    x = ta.from_array(a, chunks=2)
+    assert_eq(ta.ediff1d(x), np.ediff1d(a))
+    assert_eq(ta.ediff1d(x, [7, 8], ta.asarray(9)), np.ediff1d(a, [7, 8], 9))
+    assert_eq(np.ediff1d(x, to_begin=0), np.ediff1d(a, to_begin=0))
+    with pytest.raises(TypeError, match="to_end must be compatible"):
+        ta.ediff1d(x, 0.5)
+
+
+@pytest.mark.parametrize("ufunc", [np.add, np.multiply, np.maximum])
+@pytest.mark.parametrize("dtype", [None, int, float])
+def test_cumulative_operations_of_ones_own(ufunc, dtype):
+    a = np.linspace(0, 10, 10)
+    x = ta.from_array(a, chunks=3)
+    assert_eq(
+        ta.cumreduction(ufunc.accumulate, ufunc, ufunc.identity, x, dtype=dtype), ufunc.accumulate(a, dtype=dtype)
+    )
+    out = ta.zeros((2, 5))
+    found = ta.cumreduction(np.cumsum, np.add, 0, x.reshape(2, 5), axis=1, out=out, method="blelloch", preop=np.sum)
+    assert found is out
+    assert_eq(out, np.cumsum(a.reshape(2, 5), 1))
+
+
+def test_integer_sums_of_what_has_nan():
+    a = np.array([1, np.nan, 2.5])
+    for name in ("nansum", "nanprod"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert_eq(getattr(ta, name)(ta.from_array(a, chunks=2), dtype=int), getattr(np, name)(a, dtype=int))
+
+
+@pytest.mark.parametrize("name", ["argmin", "nanargmax"])
+def test_positions_in_blocks_of_unknown_size(name):
+    a = np.array([[3.0, 1, 2], [0, 5, 4], [9, 8, 7]])
+    x, one = ta.from_array(a, chunks=2), ta.from_array(a, chunks=-1)
+    with pytest.raises(ValueError, match="unknown chunksize"):
+        getattr(ta, name)(x[x[:, 0] > 1])
+    rows = getattr(ta, name)(x[x[:, 0] > 1], axis=1)
+    assert_eq(rows, getattr(np, name)(a[a[:, 0] > 1], axis=1))
+    for options in ({}, {"axis": 0}, {"axis": 0, "keepdims": True}):
+        found = getattr(ta, name)(one[one[:, 0] > 1], **options)
+        assert_eq(found, getattr(np, name)(a[a[:, 0] > 1], **options))
+
+
+def test_empty_reductions_are_refused_in_numpys_words():
+    for name in ("min", "max", "nanmin", "nanmax"):
+        with pytest.raises(ValueError) as numpys:
+            getattr(np, name)(np.zeros(0))
+        with pytest.raises(ValueError) as ours:
+            getattr(ta, name)(ta.zeros(0))
+        assert str(ours.value) == str(numpys.value)

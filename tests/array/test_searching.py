@@ -156,3 +156,9 @@ def test_sorting_takes_tasks_in_proportion_to_the_blocks() -> None:
         few, many = (ta.sort(ta.random.default_rng(0).random(n, chunks=100)) for n in (10_000, 100_000))
     assert few.explain().n_tasks == 4 * 100 + 3
     assert many.explain().n_tasks == 4 * 1000 + 3
+
+
+def test_union1d():
+    a, b = np.arange(12).reshape(3, 4) % 5, np.arange(6, 12)
+    assert_eq(ta.union1d(ta.from_array(a, chunks=2), ta.from_array(b, chunks=4)), np.union1d(a, b))
+    assert_eq(np.union1d(ta.from_array(a, chunks=2), b), np.union1d(a, b))
