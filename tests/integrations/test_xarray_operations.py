@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from xarray.groupers import SeasonGrouper, SeasonResampler
 
 import tilework.array as ta
 
@@ -32,6 +33,10 @@ REGIONS = xr.DataArray(np.arange(48).reshape(6, 8) % 5, dims=("lat", "lon"), nam
 
 def points(*indices):
     return [xr.DataArray(np.array(i), dims=("p", "q")[: np.ndim(i)]) for i in indices]
+
+
+def line(x, slope, start):
+    return slope * x + start
 
 
 OPERATIONS = {
@@ -135,6 +140,7 @@ OPERATIONS = {
     "interp points": lambda d: d.interp(dict(zip(("lat", "lon"), points([1.0, 9.5], [2.5, 3.5]), strict=True))),
     "polyfit": lambda d: d.fillna(0).polyfit("time", 1).polyfit_coefficients,
     "polyfit, skipna": lambda d: d.polyfit("lat", 1, skipna=True).polyfit_coefficients,
+    "curvefit": lambda d: d.fillna(0)[::9].curvefit("lat", line).curvefit_coefficients,
     "polyval": lambda d: xr.polyval(d.lat, d.fillna(0).polyfit("lat", 2).polyfit_coefficients),
     "rank": lambda d: d.chunk(time=-1).rank("time"),
     # functions
@@ -183,6 +189,18 @@ GROUPED = {
     "resample to more": lambda d: d.isel(time=slice(20)).resample(time="12h").mean(),
     "resample, ffill": lambda d: d.isel(time=slice(20)).resample(time="12h").ffill(),
     "resample, interpolate": lambda d: d.isel(time=slice(20)).resample(time="12h").interpolate("linear"),
+    "resample, nearest": lambda d: d.isel(time=slice(20)).resample(time="12h").nearest(tolerance="6h"),
+    "resample, bfill": lambda d: d.isel(time=slice(20)).resample(time="12h").bfill(),
+    "resample, asfreq": lambda d: d.isel(time=slice(20)).resample(time="12h").asfreq(),
+    "season grouper": lambda d: d.groupby(time=SeasonGrouper(["DJFM", "AMJ", "JASON"])).mean(),
+    "season resampler": lambda d: d.resample(time=SeasonResampler(["DJF", "MAM", "JJA", "SON"])).max(),
+    "reduce": lambda d: d.groupby("time.month").reduce(lambda x, axis: np.nanmax(x, axis=axis)),
+    "cumprod": lambda d: d.groupby("time.month").cumprod(),
+    "fillna": lambda d: d.groupby("time.month").fillna(DA.groupby("time.month").mean()),
+    "of functions": lambda d: xr.apply_ufunc(
+        np.subtract, d.groupby("time.year"), DA.groupby("time.year").min(), dask="allowed"
+    ),
+    "of the rest": lambda d: d.groupby("time.month").mean("lat"),
     "resample, map": lambda d: d.resample(time="QS").map(lambda x: x.max("time")),
 }
 

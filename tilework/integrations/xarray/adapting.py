@@ -11,6 +11,7 @@ and a name that a version of xarray does not have is left out.
   functions of this module.
 - ``to_zarr`` and ``to_netcdf`` refuse to empty what they are about to read, and writes that wait are tilework's own:
   :mod:`tilework.integrations.xarray.writing`.
+- ``curvefit`` lets the dimensions that are fitted become one block.
 - ``map_blocks`` is that of :mod:`tilework.integrations.xarray.mapping`.
 - Pointwise indexing goes through :attr:`tilework.array.Array.vindex`, and so does assignment.
 - ``chunk()``, and arithmetic with groups, make tilework arrays of what is not chunked yet, if the object holds such
@@ -74,6 +75,7 @@ def adapt() -> None:
     _replace("mean", _OPERATIONS, lambda theirs: _for_arrays(theirs, partial(_mean, theirs)))
     duck_array_ops.dask_available = True  # else it does not ask whether an array is chunked
     _replace("push", _PUSHING, lambda theirs: _for_arrays(theirs, _push))
+    _replace("apply_ufunc", ["xarray.computation.fit"], _gathering)
     _replace("least_squares", _FITTING, lambda theirs: _for_arrays(theirs, partial(_least_squares, theirs)))
     _replace("lazy_array_equiv", _COMPARING, lambda theirs: _for_arrays(theirs, partial(_equivalent, theirs)))
     for name in ("_get_date_field", "_round_field", "_strftime"):
@@ -259,6 +261,16 @@ def _dates(theirs: Callable[..., Any], values: Array, name: str, *args: Any) -> 
 def _push(array: Array, n: int | None = None, axis: int = -1, **_: Any) -> Array:
     """ffill, whatever method is asked for: there is one."""
     return push(array, n, axis)
+
+
+def _gathering(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """``apply_ufunc`` as ``curvefit`` calls it: the dimensions that are fitted become one block."""
+
+    def apply(func: Any, obj: Any, *args: Any, dask_gufunc_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        options = dask_gufunc_kwargs | {"allow_rechunk": True} if holds_arrays(obj) else dask_gufunc_kwargs
+        return theirs(func, obj, *args, dask_gufunc_kwargs=options, **kwargs)
+
+    return apply
 
 
 def _least_squares(theirs: Callable[..., Any], lhs: Any, rhs: Array, rcond: Any = None, skipna: bool = False) -> Any:
