@@ -95,6 +95,17 @@ def test_shards_are_read_in_several_chunks(tmp_path, grid):
     np.testing.assert_array_equal(x.compute(), z[:])
 
 
+def test_what_dask_calls_things(tmp_path, grid, lazy):
+    ta.to_zarr(lazy, tmp_path / "g.zarr", name="a", zarr_format=2)
+    x = ta.from_zarr(tmp_path / "g.zarr", "a", zarr_format=2)
+    z = zarr.open_array(tmp_path / "g.zarr/a")
+    assert ta.from_array(z, chunks=(4, 3)).node.token == x.node.token
+    assert ta.from_array(z, chunks=(4, 3), name=False).node.token != x.node.token
+    kept = ta.store(x + 1, np.zeros((6, 10)), return_stored=True, load_stored=True)
+    np.testing.assert_array_equal(kept.compute(), grid + 1)
+    assert tw.explain(kept).read_bytes == 0
+
+
 def test_urls(grid, lazy):
     url = f"memory://{uuid.uuid4()}/x.zarr"
     for _ in range(2):

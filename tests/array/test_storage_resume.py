@@ -173,6 +173,21 @@ def test_another_program_does_not_take_it_up(double, tmp_path):
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "x")[:], X * 2)
 
 
+def test_what_is_in_the_way(double, tmp_path):
+    """A run that was killed when it had hardly begun leaves nothing of value; whatever else is there is left alone."""
+    x, _ = double
+    staged = tmp_path / ".x.partial"
+    staged.mkdir()
+    (staged / "thesis.txt").write_text("my only copy")
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(StorageError, match=r"\.x\.partial is in the way"):
+            ta.to_zarr(x, tmp_path / "x", resume=True, **options)
+    (staged / "thesis.txt").rename(staged / "zarr.json.0123.partial")
+    ta.to_zarr(x, tmp_path / "x", resume=True)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "x")[:], X * 2)
+    assert not staged.exists()
+
+
 def test_a_write_that_is_not_resumed_ends_all_claims(double, tmp_path):
     x, _ = double
     z = zarr.create_array(tmp_path / "x", shape=X.shape, chunks=(10, 10), dtype="f8")

@@ -19,9 +19,11 @@ from tilework.array.elementwise import Mapped, cast
 from tilework.base import config
 from tilework.base.errors import DTypeError, PlanError, UnsupportedError
 from tilework.io import hdf5, memory
+from tilework.io.zarr import ZarrSource, is_zarr_array
 from tilework.plan import blocks, build
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
+from tilework.plan.protocols import Source
 
 
 def normalize(chunks: Any, shape: Sequence[Any], dtype: Any, previous: Any = None) -> Chunks:
@@ -99,7 +101,16 @@ def from_array(
     stored = getattr(x, "chunks", None)
     previous = stored if isinstance(stored, tuple) and len(stored) == len(x.shape) else None
     sizes = normalize(chunks, x.shape, x.dtype, previous)
-    return Array(build.stored(hdf5.of_dataset(x, name, lock) or memory.ArraySource(x, name, lock), sizes))
+    source, label = _source_of(x, name, lock)
+    return Array(build.stored(source, sizes, label))
+
+
+def _source_of(x: Any, name: str | bool | None, lock: Any) -> tuple[Source, str]:
+    """The source that reads ``x`` with the least ado, and what its reads are called."""
+    if is_zarr_array(x) and name is not False and not lock:
+        return ZarrSource(x, name if isinstance(name, str) else None), "zarr"
+    dataset = hdf5.of_dataset(x, name, lock)
+    return (memory.ArraySource(x, name, lock), "array") if dataset is None else (dataset, "hdf5")
 
 
 def _refuse_foreign(x: Any) -> None:

@@ -48,6 +48,7 @@ def from_zarr(
     chunks: Any = None,
     name: str | None = None,
     inline_array: bool = False,
+    **kwargs: Any,
 ) -> Array:
     """An array that is read from Zarr when it is computed.
 
@@ -66,13 +67,15 @@ def from_zarr(
         A name that promises equal contents.
     inline_array
         Without effect; for programs written for Dask.
+    **kwargs
+        ``zarr_format`` and more of ``zarr.open``.
 
     Raises
     ------
     StorageError
         If there is no such array.
     """
-    array = open_zarr_array(url, component, storage_options)
+    array = open_zarr_array(url, component, storage_options, **kwargs)
     source = ZarrSource(array, name)
     if chunks is None:
         chunks = array.chunks
@@ -129,6 +132,7 @@ def store(
     compute: bool = True,
     return_stored: bool = False,
     flush: bool = False,
+    load_stored: bool | None = None,
     resume: bool = False,
     **options: Any,
 ) -> Any:
@@ -151,6 +155,8 @@ def store(
         Return arrays that read what was written.
     flush
         Without effect; for programs written for Dask.
+    load_stored
+        With ``return_stored``: the arrays that are returned hold their values in memory.
     resume
         For Zarr arrays: leave out what an earlier run of this program has written, see :func:`to_zarr`. Regions must
         then be of whole chunks.
@@ -210,6 +216,8 @@ def store(
     if not return_stored:
         return None
     stored = tuple(_stored(x, target, start) for x, target, start in zip(arrays, targets, starts, strict=True))
+    if load_stored:
+        stored = session.persist(*stored, **options)
     return stored[0] if len(stored) == 1 else stored
 
 
@@ -256,7 +264,7 @@ def to_zarr(
         known by their place, large arrays in memory by the name that they are given (``from_array(name=...)``).
     **kwargs
         ``chunks``, ``shards``, ``compressors``, ``fill_value`` and more of ``zarr.create_array``. Chunks in storage
-        are by default the array's blocks.
+        are by default the array's blocks. ``name`` is another name for ``component``.
 
     Raises
     ------
@@ -279,7 +287,7 @@ def to_zarr(
     >>> ta.from_zarr(path).chunks
     ((4, 4, 2),)
     """
-    x = asarray(arr)
+    x, component = asarray(arr), component or kwargs.pop("name", None)
     if x.dtype.hasobject:
         raise DTypeError(f"to_zarr: Zarr cannot hold Python objects (dtype {x.dtype}); convert with astype() first")
     if not all(axis.known for axis in x.chunks):

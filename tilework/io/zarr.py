@@ -131,8 +131,11 @@ def directory_of(array: Any) -> Path | None:
 def place_token(array: Any) -> str:
     """A token for the place of an array: its store, however often that is opened, and the path in it."""
     storage, store = zarr_python().storage, array.store
-    if type(store) in (storage.LocalStore, storage.MemoryStore, storage.ZipStore):
-        where: Any = str(directory_of(array) or store)
+    directory = directory_of(array)
+    if directory is not None:
+        return tokenize("place", str(directory))
+    if type(store) in (storage.MemoryStore, storage.ZipStore):
+        where: Any = str(store)
     elif type(store) is storage.FsspecStore:
         where = type(store.fs), store.fs.storage_options, store.path
     elif type(store) is storage.ObjectStore:
@@ -148,7 +151,11 @@ def _failure(doing: str, array: Any, region: Region | None, error: Exception) ->
 
 
 def open_zarr_array(
-    url: Any, component: str | None = None, storage_options: Mapping[str, Any] | None = None, mode: str = "r"
+    url: Any,
+    component: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    mode: str = "r",
+    **kwargs: Any,
 ) -> Any:
     """Open a Zarr array that exists.
 
@@ -162,6 +169,8 @@ def open_zarr_array(
         Passed on to the file system of a URL.
     mode
         ``"r"`` to read, ``"r+"`` to write as well.
+    **kwargs
+        More of ``zarr.open``.
 
     Returns
     -------
@@ -178,7 +187,7 @@ def open_zarr_array(
     options = {"storage_options": dict(storage_options)} if storage_options else {}
     where = f"{url}/{component}" if component else str(url)
     try:
-        found = zarr.open(url, path=component or "", mode=mode, **options)
+        found = zarr.open(url, path=component or "", mode=mode, **options, **kwargs)
     except MemoryError:
         raise
     except Exception as error:

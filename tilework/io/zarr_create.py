@@ -95,6 +95,8 @@ def resuming(
     staged = place.with_name(f".{place.name}.partial")
     half = _found(staged, None, None)
     if half is None or not has_record(half, plan):
+        if half is None and any(file.suffix != ".partial" for file in staged.rglob("*") if file.is_file()):
+            raise StorageError(f"{staged} is in the way: it is no zarr array; move it elsewhere")
         if half is not None and not overwrite and (staged / RECORDS).exists():
             raise StorageError(
                 f"{staged} holds what an interrupted run of another program has written {KNOWN_AGAIN}; "
