@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.case import Case
-from benchmarks.cases import arrays, calls, grouping, moving, plans, storage
+from benchmarks.cases import arrays, calls, grouping, linalg, moving, plans, storage
 
 
 def all_cases() -> dict[str, Case]:
     """Every case by name, in the order of the results."""
-    return {case.name: case for module in (calls, plans, arrays, storage, grouping, moving) for case in module.CASES}
+    modules = (calls, plans, arrays, linalg, storage, grouping, moving)
+    return {case.name: case for module in modules for case in module.CASES}

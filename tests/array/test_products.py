@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tilework as tw
 import tilework.array as ta
 from tilework.base import config
 from tilework.base.errors import PlanError
@@ -189,7 +190,10 @@ def test_blocks_of_matrices_are_joined_within_bounds():
     assert product.chunksize == (500, 500)
     (call,) = product.node.inputs[0].inputs[0].inputs[:1]
     assert call.chunks[0].largest <= 1024
-    assert call.chunks[0].largest * call.chunks[1].largest * 8 <= 16 << 20
+    assert call.chunks[0].largest * call.chunks[1].largest * 8 <= 32 << 20
+    with config.set(memory="64MB", workers=2):
+        product = ta.matmul(ta.ones((2_000, n), chunks=500), ta.ones((n, 2_000), chunks=500))
+        assert tw.explain(product.sum()).refusal is None
 
 
 def test_small_blocks_do_not_make_a_huge_one():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, prod
+from math import isnan, isqrt, prod
 from string import ascii_letters
 from typing import Any, TypeAlias
 
@@ -39,7 +39,7 @@ MATRIX_LIKE = 256
 EDGE = 1024
 """Rows (or columns) up to which blocks are joined that make a block of the result."""
 
-PANEL = 16 << 20
+PANEL = 32 << 20
 """Bytes up to which blocks of an operand are joined along contracted axes."""
 
 LONGEST_LOOP = 4096
@@ -306,14 +306,16 @@ def _joined(operands: Sequence[Operand], out: Labels) -> Sequence[Operand]:
     elements = sum(prod(node.shape) for node, _ in operands)
     if len(operands) != 2 or not prod(axis.total for axis in chunks.values()) > MATRIX_LIKE * elements:
         return operands  # here, too, where a size is NaN
+    panel = min(PANEL, block_limit())
+    longest = min(EDGE, isqrt(panel // max(node.dtype.itemsize for node, _ in operands)))
     for (_, mine), (_, others) in (operands, operands[::-1]):
         free = [name for name in dict.fromkeys(mine) if name not in others]
         for name in free:
             edge = prod(chunks[n].largest for n in free)
-            chunks[name] = blocks.regroup(chunks[name], chunks[name].largest * max(1, EDGE // edge))
+            chunks[name] = blocks.regroup(chunks[name], chunks[name].largest * max(1, longest // edge))
     for name in [name for name in chunks if name not in out]:
         weights = [prod(chunks[n].largest for n in labels) * node.dtype.itemsize for node, labels in operands]
-        room = min(PANEL, block_limit()) // max(weights)
+        room = panel // max(weights)
         chunks[name] = blocks.regroup(chunks[name], chunks[name].largest * max(1, room))
     return _follow(operands, chunks)
 
