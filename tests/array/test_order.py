@@ -149,3 +149,29 @@ def test_many_lanes():
     np.testing.assert_allclose(ta.nanquantile(lazy, [0.1, 0.7], axis=1), np.nanquantile(x, [0.1, 0.7], axis=1))
     np.testing.assert_allclose(ta.quantile(lazy, 0.5, axis=0), np.quantile(x, 0.5, axis=0))
     np.testing.assert_allclose(ta.median(lazy, axis=(0, 2)), np.median(x, axis=(0, 2)))
+
+
+LARGE = {
+    "floats": RNG.random((40, 30)),
+    "few values": RNG.integers(0, 5, (40, 30)),
+    "single": RNG.random(900).astype("f4"),
+    "NaN": np.where(RNG.random((40, 30)) < 0.1, np.nan, 1.0),
+}
+
+
+@pytest.mark.parametrize("plain", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_what_is_larger_than_a_block_is_sorted_in_runs(plain: np.ndarray, keepdims: bool) -> None:
+    with tw.config.set(chunk_size="1KiB"):
+        x = ta.from_array(plain, chunks=(7,) * plain.ndim)
+        median = ta.median(x, keepdims=keepdims)
+        made = {
+            (q, method): ta.quantile(x, q, axis=tuple(range(plain.ndim)), method=method, keepdims=keepdims)
+            for q in (0.3, (0.0, 0.25, 1.0))
+            for method in ("linear", "lower", "higher", "midpoint")
+        }
+    assert median.explain().scratch_bytes == x.nbytes
+    assert_eq(median, np.median(plain, keepdims=keepdims))
+    for (q, method), quantile in made.items():
+        assert quantile.explain().scratch_bytes == x.nbytes
+        assert_eq(quantile, np.quantile(plain, q, method=method, keepdims=keepdims))

@@ -1,7 +1,8 @@
 """Order statistics: medians, quantiles, percentiles.
 
 They need all values along the reduced axes at once. These axes become one block; the others are divided further if
-blocks would grow beyond the size of an ``"auto"`` block.
+blocks would grow beyond the size of an ``"auto"`` block. Where all axes are reduced and a block would be too large, the
+elements are sorted in runs, and merged as far as the blocks go that hold the answer.
 
 NumPy's nan-versions call a Python function for every lane of the array. Here a few lanes at a time are copied and
 sorted, which puts their NaNs last, and the two values between which a quantile lies are picked: the same numbers, many
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from math import prod
 from typing import Any
 
@@ -26,6 +27,7 @@ from tilework.base.errors import PerformanceWarning, PlanError, UnknownChunksErr
 from tilework.base.sizes import format_bytes
 from tilework.engine.kernels.tiling import cut, regions
 from tilework.plan import blocks, build
+from tilework.plan.blocks import AxisChunks, regroup
 from tilework.plan.ops import ArrayNode, BlockFunction, Slot
 
 Axes = tuple[int, ...]
@@ -45,6 +47,8 @@ def median(a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = Fa
     """
     a = asarray(a)
     dtype = np.median(np.ones(1, a.dtype)).dtype
+    if out is None and in_runs(lane := _lane(a, axis)):
+        return _of_sorted(lane, 0.5, "midpoint", dtype, a.ndim if keepdims else 0, "median")
     return _reduced(median_of_block, a, axis, dtype, keepdims, out, "median")
 
 
@@ -117,6 +121,9 @@ def _quantile(
         lazy["weights"] = _weights(asarray(weights), a, axis, name)
         sample["weights"] = np.ones(1, lazy["weights"].dtype)
     dtype = numpys(np.ones(1, a.dtype), **sample).dtype  # refuses values of q out of range, too
+    exact = method in _PLACES and (numpys is np.quantile or a.dtype.kind in "biu")
+    if out is None and not lazy and exact and in_runs(lane := _lane(a, axis)):
+        return _of_sorted(lane, q, method, dtype, a.ndim if keepdims else 0, name)
     return _reduced(partial(of_block, **known), a, axis, dtype, keepdims, out, name, np.shape(q), lazy)
 
 
@@ -207,6 +214,70 @@ def in_one_block(node: ArrayNode, axes: Axes, label: str) -> ArrayNode:
                 stacklevel=5,
             )
     return build.rechunk(node, chunks)
+
+
+# ---------------------------------------------------------------- of arrays of one axis, larger than a block
+
+
+def in_runs(a: Array) -> bool:
+    """Whether an array is sorted block by block and merged: one lane that is too large for a block."""
+    known = a.ndim == 1 and all(chunks.known for chunks in a.chunks)
+    return known and len(a.chunks[0]) > 1 and not a.dtype.hasobject and a.nbytes > block_limit()
+
+
+def in_run_sizes(a: Array) -> ArrayNode:
+    """The array in blocks no larger than is good for sorting them."""
+    limit = max(1, block_limit() // a.dtype.itemsize)
+    return a.node if a.chunks[0].largest <= limit else build.rechunk(a.node, (regroup(a.chunks[0], limit),))
+
+
+def sorted_runs(a: Array) -> ArrayNode:
+    """An array of one axis, sorted block by block and merged."""
+    runs = build.blockwise(BlockFunction(np.sort, (Slot(0),)), (0,), [(in_run_sizes(a), (0,))], a.dtype, label="sort")
+    return build.merge_runs(runs)
+
+
+_PLACES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda place: place,
+    "lower": np.floor,
+    "higher": np.ceil,
+    "midpoint": lambda place: 0.5 * (np.floor(place) + np.ceil(place)),
+}
+"""Where a quantile lies among sorted elements, from ``q * (n - 1)``."""
+
+
+def _lane(a: Array, axis: Any) -> Array:
+    """All elements in one axis, block by block, if all axes are reduced: their order is of no matter."""
+    if a.ndim < 2 or len(build.normalize_axis(axis, a.ndim)) < a.ndim or not all(c.known for c in a.chunks):
+        return a
+    sizes = reduce(np.multiply.outer, [c.sizes for c in a.chunks])
+    return Array(build.reshape_blocks(a.node, (AxisChunks.from_array(sizes.ravel()),)))
+
+
+def _of_sorted(a: Array, q: Any, method: str, dtype: np.dtype[Any], kept: int, label: str) -> Array:
+    """Quantiles from the elements of the sorted array between which they lie, and its last one: NaN if there is any.
+
+    ``kept`` axes of length one follow those of ``q``.
+    """
+    n = a.shape[0]
+    place = _PLACES[method](np.asarray(q, float).ravel() * (n - 1))
+    low, high = np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64)
+    wanted = np.unique(np.concatenate([low, high, [n - 1]]))
+    picked = build.one_block(build.take(sorted_runs(a), wanted, 0))
+    between = partial(
+        _interpolated, low=np.searchsorted(wanted, low), high=np.searchsorted(wanted, high), t=place - low, dtype=dtype
+    )
+    node = build.blockwise(BlockFunction(between, (Slot(0),)), (0,), [(picked, (0,))], dtype,
+                           adjust_chunks={0: AxisChunks((len(low),))}, label=label)  # fmt: skip
+    return Array(build.reshape(node, (*np.shape(q), *[1] * kept)))
+
+
+def _interpolated(
+    block: np.ndarray, low: np.ndarray, high: np.ndarray, t: np.ndarray, dtype: np.dtype[Any]
+) -> np.ndarray:
+    block = block.astype(dtype, copy=False)
+    last = block[-1]
+    return np.full(len(low), last) if last != last else _between(block[low], block[high], t, dtype)
 
 
 # ---------------------------------------------------------------- of blocks

@@ -19,12 +19,11 @@ from tilework.array.creation import asarray, axis_index
 from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
 from tilework.array.manipulation import concatenate, flip
-from tilework.array.order import block_limit, in_one_block
+from tilework.array.order import in_one_block, in_run_sizes, in_runs, sorted_runs
 from tilework.array.shapes import ravel, reshape_node
 from tilework.base.errors import PlanError, UnsupportedError
 from tilework.plan import build
-from tilework.plan.blocks import regroup
-from tilework.plan.ops import ArrayNode, BlockFunction, Slot
+from tilework.plan.ops import BlockFunction, Slot
 from tilework.plan.stages import BlockPlace
 
 # ---------------------------------------------------------------- sorting
@@ -44,18 +43,6 @@ def _lane(a: Any, axis: int | None) -> tuple[Array, int]:
     if axis is None:
         return ravel(a), 0
     return a, normalize_axis_index(axis, a.ndim)
-
-
-def in_runs(a: Array) -> bool:
-    """Whether an array is sorted block by block and merged: one lane that is too large for a block."""
-    known = a.ndim == 1 and all(chunks.known for chunks in a.chunks)
-    return known and len(a.chunks[0]) > 1 and not a.dtype.hasobject and a.nbytes > block_limit()
-
-
-def _run_sized(a: Array) -> ArrayNode:
-    """The array in blocks no larger than is good for sorting them."""
-    limit = max(1, block_limit() // a.dtype.itemsize)
-    return a.node if a.chunks[0].largest <= limit else build.rechunk(a.node, (regroup(a.chunks[0], limit),))
 
 
 def _argsort_run(block: np.ndarray, *, block_place: BlockPlace, fields: np.dtype[Any]) -> np.ndarray:
@@ -86,8 +73,7 @@ def sort(
     _refuse_fields(order)
     a, axis = _lane(a, axis)
     if in_runs(a):
-        runs = build.blockwise(BlockFunction(np.sort, (Slot(0),)), (0,), [(_run_sized(a), (0,))], a.dtype, label="sort")
-        merged = Array(build.merge_runs(runs))
+        merged = Array(sorted_runs(a))
         return flip(merged) if descending else merged
     function = partial(_sort, kind=_order_of(stable, kind), descending=descending)
     return _on_whole_axis(function, a, axis, None, "sort")
@@ -105,7 +91,7 @@ def argsort(
             return flip(a.shape[0] - 1 - argsort(flip(a)))
         fields = np.dtype([("value", a.dtype), ("position", np.intp)])
         run = BlockFunction(_argsort_run, (Slot(0),), {"fields": fields}, place=True)
-        runs = build.blockwise(run, (0,), [(_run_sized(a), (0,))], fields, label="argsort")
+        runs = build.blockwise(run, (0,), [(in_run_sizes(a), (0,))], fields, label="argsort")
         positions = BlockFunction(itemgetter("position"), (Slot(0),), scratch=0)
         merged = build.merge_runs(runs, "value")
         return Array(build.blockwise(positions, (0,), [(merged, (0,))], np.intp, label="argsort"))
