@@ -305,6 +305,24 @@ def test_missing_values():
     assert_eq(ta.isnull(ta.from_array(np.array(["2000-01-01", "NaT"], "M8[D]"))), np.array([False, True]))
 
 
+def test_functions_that_write_into_an_array(a, x):
+    i = np.array([1, 0, 2])
+    for call in (
+        lambda x, out: np.take(x, i, axis=1, out=out),
+        lambda x, out: np.compress([True, True, False], x[:, :3], axis=0, out=out),
+        lambda x, out: np.cumulative_sum(x[:, :3], axis=0, out=out),
+        lambda x, out: np.choose(i, [x[:, :3], 7, 8.0], out=out),
+        lambda x, out: np.round(x[:, :3], 1, out=out),
+    ):
+        expected = call(a, None)
+        out = ta.zeros(expected.shape, chunks=2)
+        assert call(x, out) is out
+        assert_eq(out, expected)
+    y = ta.from_array(np.array([1.0, np.nan]))
+    assert np.nan_to_num(y, copy=False) is y
+    assert_eq(y, np.array([1.0, 0.0]))
+
+
 def test_select_choose_digitize(a, x):
     assert_eq(ta.select([x > 1, x > 0], [x, 1], -5), np.select([a > 1, a > 0], [a, 1], -5))
     i = np.array([0, 2, 1, 1])
