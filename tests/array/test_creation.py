@@ -219,6 +219,7 @@ def test_eye_and_tri():
         assert_eq(ta.eye(n, m, k=k, chunks=2), np.eye(n, m, k))
         assert_eq(ta.tri(n, m, k=k, chunks=2), np.tri(n, m, k))
     assert ta.eye(3, dtype=bool).dtype == bool
+    assert_eq(ta.eye(3, chunks=2, M=5, k=1), np.eye(3, M=5, k=1))
 
 
 def test_indices_meshgrid_fromfunction():

@@ -451,3 +451,13 @@ def test_reshape_blockwise():
         ta.reshape_blockwise(x, (18, 3), chunks=3)
     with pytest.raises(UnknownChunksError):
         ta.reshape_blockwise(x[x[:, 0, 0] > 1], 9)
+
+
+def test_pad_by_a_function():
+    def fill(vector, width, axis, options):
+        vector[: width[0]] = -options["scale"] * (axis + 1)
+        vector[len(vector) - width[1] :] = vector[width[0]]
+
+    a = np.arange(30.0).reshape(5, 6)
+    for widths in (1, ((1, 2), (0, 3))):
+        assert_eq(ta.pad(ta.from_array(a, chunks=2), widths, fill, scale=3), np.pad(a, widths, fill, scale=3))

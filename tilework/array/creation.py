@@ -450,7 +450,7 @@ def axis_index(chunks: AxisChunks) -> ArrayNode:
 
 
 def eye(
-    N: int, M: int | None = None, /, k: int = 0, dtype: Any = float, chunks: Any = "auto", *, device: Any = None,
+    N: int, M: int | None = None, k: int = 0, dtype: Any = float, chunks: Any = "auto", *, device: Any = None,
     like: Any = None,
 ) -> Array:  # fmt: skip
     """Ones on a diagonal, zeros elsewhere.

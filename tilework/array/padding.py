@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tilework.array import reductions
+from tilework.array.applying import apply_along_axis
 from tilework.array.core import Array, in_memory, known_length
 from tilework.array.creation import asarray, axis_index, full
 from tilework.array.indexing import getitem
@@ -31,7 +32,8 @@ def pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Ar
         How wide: a number, a pair (before, after), a pair per axis, or a dict from axis to these.
     mode
         ``"constant"`` (with ``constant_values``), ``"edge"``, ``"linear_ramp"`` (with ``end_values``), ``"maximum"``,
-        ``"minimum"``, ``"mean"`` (with ``stat_length``), ``"reflect"``, ``"symmetric"``, ``"wrap"``, ``"empty"``.
+        ``"minimum"``, ``"mean"`` (with ``stat_length``), ``"reflect"``, ``"symmetric"``, ``"wrap"``, ``"empty"``; or a
+        function that fills the borders of a whole vector in place, as NumPy describes it.
     **kwargs
         The options of the mode: one value, a pair or a pair per axis.
 
@@ -45,6 +47,8 @@ def pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Ar
     widths = _pairs(pad_width, x.ndim, "pad_width")
     if any(w < 0 for pair in widths for w in pair):
         raise PlanError(f"pad: pad_width={pad_width} must not be negative")
+    if callable(mode):
+        return _filled_in(mode, pad(x, widths), widths, kwargs)
     border = _border(mode, kwargs, x.ndim)
     for axis, pair in enumerate(widths):
         if not any(pair):
@@ -54,6 +58,21 @@ def pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Ar
         before, after = (astype(border(x, axis, width, side), x.dtype) for side, width in enumerate(pair))
         x = concatenate([before, x, after], axis)
     return x
+
+
+def _filled_in(function: Callable[..., Any], x: Array, widths: Sequence[tuple[int, int]], kwargs: Any) -> Array:
+    """Borders filled by a function of vectors, axis after axis."""
+    for axis, pair in enumerate(widths):
+        x = apply_along_axis(
+            _filled_vector, axis, x, function, pair, axis, kwargs, dtype=x.dtype, shape=(x.shape[axis],)
+        )
+    return x
+
+
+def _filled_vector(vector: np.ndarray, function: Callable[..., Any], pair: Any, axis: int, kwargs: Any) -> np.ndarray:
+    out = np.array(vector)
+    function(out, pair, axis, kwargs)
+    return out
 
 
 def _pairs(value: Any, ndim: int, what: str) -> list[tuple[Any, Any]]:
@@ -80,7 +99,7 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
 
 def _border(mode: Any, kwargs: dict[str, Any], ndim: int) -> Callable[[Array, int, int, int], Array]:
     """``border(x, axis, width, side)``: what to join on before (side 0) or after (side 1) an axis."""
-    if not callable(mode) and mode not in _OPTIONS:
+    if mode not in _OPTIONS:
         raise PlanError(f"pad: mode={mode!r} is none of {', '.join(_OPTIONS)}")
     option, default = _OPTIONS.get(mode, ("", None))
     unknown = [key for key in kwargs if key != option]
