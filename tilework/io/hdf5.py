@@ -82,7 +82,7 @@ def of_dataset(array: Any, name: str | bool | None = None, lock: Any = False) ->
     if not type(array).__module__.startswith("h5py.") or not hasattr(array, "chunks"):
         return None
     file = array.file
-    if file.mode != "r" or file.driver != "sec2" or name not in (None, True) or array.name is None:
+    if file.mode != "r" or file.swmr_mode or file.driver != "sec2" or name not in (None, True) or array.name is None:
         return None
     return HDF5Source(os.fsdecode(file.filename), array.name, ArraySource(array, False, lock), array.chunks)
 
@@ -119,11 +119,12 @@ class _Reader(ChunkReader):
             with h5py.File(path, "r") as file:
                 found = file[name]
                 decoders = _decoders(found)
-                if decoders is None or found.shape != shape or found.dtype != dtype or not dtype.isnative:
+                as_announced = found.shape == shape and found.dtype == dtype and dtype.isnative
+                if decoders is None or not as_announced or file.userblock_size:
                     return None
                 places, fill = _places(found), np.asarray(found.fillvalue, dtype)
                 return None if places is None else cls(path, name, places, shape, found.chunks, fill, decoders)
-        except (ImportError, OSError, KeyError, RuntimeError):
+        except (ImportError, AttributeError, OSError, KeyError, ValueError, RuntimeError):  # no h5py, or none that can
             return None
 
 

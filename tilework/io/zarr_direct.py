@@ -20,24 +20,25 @@ import numpy as np
 from tilework.base.errors import StorageError
 from tilework.io.chunked import Bytes, ChunkReader, Decoder, Files, Part
 
-AT_ONCE = 16
-"""Chunks that a read asks a store for at a time, if it is no local directory."""
+AT_ONCE, AT_ONCE_BYTES = 16, 32 << 20
+"""Chunks that a read asks a store for at a time, if it is no local directory, and what they may weigh when decoded."""
 
 
 class Objects:
     """Any store of Zarr-Python's, under a path."""
 
-    def __init__(self, store: Any, path: str) -> None:
+    def __init__(self, store: Any, path: str, at_once: int) -> None:
         from zarr.abc.store import RangeByteRequest, SuffixByteRequest
         from zarr.core.buffer import default_buffer_prototype
         from zarr.core.sync import sync
 
         self._store, self._prefix, self._sync = store, path + "/" if path else "", sync
+        self._at_once = at_once
         self._range, self._suffix, self._prototype = RangeByteRequest, SuffixByteRequest, default_buffer_prototype()
 
     def fetch(self, parts: Sequence[Part]) -> Iterator[Any]:
-        for first in range(0, len(parts), AT_ONCE):
-            for found in self._sync(self._get(parts[first : first + AT_ONCE])):
+        for first in range(0, len(parts), self._at_once):
+            for found in self._sync(self._get(parts[first : first + self._at_once])):
                 yield None if found is None else found.as_numpy_array()
 
     async def _get(self, parts: Sequence[Part]) -> list[Any]:
@@ -98,8 +99,11 @@ class ZarrReader(ChunkReader):
             native = type(serializer) is codecs.BytesCodec and (
                 dtype.itemsize == 1 or (serializer.endian is not None and serializer.endian.value == sys.byteorder)
             )
-        store = Files(directory) if directory is not None else Objects(array.store, array.path)
-        return cls(array, store, decoders, shard) if native else None
+        if not native:
+            return None
+        at_once = max(1, min(AT_ONCE, AT_ONCE_BYTES // max(1, prod(array.chunks) * dtype.itemsize)))
+        store = Files(directory) if directory is not None else Objects(array.store, array.path, at_once)
+        return cls(array, store, decoders, shard)
 
     def where(self, chunks: Sequence[tuple[int, ...]]) -> list[Part | None]:
         if self._shard is None:
