@@ -17,7 +17,7 @@ that need all members at once get the whole axis in one block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -102,7 +102,7 @@ def groupby_reduce(
     x = asarray(x)
     axis, also = normalize_axis_index(axis, x.ndim), build.normalize_axis(tuple(also), x.ndim)
     codes = _checked(x, codes, size, func, axis)
-    lazy = isinstance(codes, Array)
+    lazy, known = (codes, np.empty(0, np.int64)) if isinstance(codes, Array) else (None, codes)
     if x.dtype.kind in "mM" and func.endswith(("mean", "median", "quantile")):
         numbers = Array(build.elementwise(Mapped(_numbers), [x.node], float))
         options: dict[str, Any] = {"also": also, "fill_value": fill_value, "min_count": min_count, "q": q}
@@ -111,7 +111,7 @@ def groupby_reduce(
     if x.dtype.kind == "b" and func.endswith(("median", "quantile")):
         x = Array(cast(x.node, int))
     nullable = x.dtype.kind in "fcmMO"
-    missing = None if lazy else _members(x, codes, size, also) < (1 if nullable else max(1, min_count))
+    missing = None if lazy is not None else _members(x, known, size, also) < (1 if nullable else max(1, min_count))
     fill = EMPTY.get(func, np.nan) if fill_value is None else fill_value
     values = notnull(x) if nullable else full_like(x, True, dtype=bool)
     if func == "count":
@@ -119,9 +119,9 @@ def groupby_reduce(
     job = Job.of(x, func, axis, also, ddof, q, dtype)
     fills = fill_value is not None or missing is None or missing.any()
     wide = _promoted(job.dtype, fill) if fills else job.dtype
-    groups = Groups(None if lazy else codes, size, missing, _filling(fill, wide) if fills else None, wide)
-    result = _with_lazy_codes(x.node, codes.node, groups, job) if lazy else _reduced(x.node, groups, job)
-    if (nullable or lazy) and min_count > 0 and not _says_so(func, min_count, fill):
+    groups = Groups(known, size, missing, _filling(fill, wide) if fills else None, wide)
+    result = _reduced(x.node, groups, job) if lazy is None else _with_lazy_codes(x.node, lazy.node, groups, job)
+    if (nullable or lazy is not None) and min_count > 0 and not _says_so(func, min_count, fill):
         found = groupby_reduce(values, codes, size, "sum", axis, also=also)
         enough = build.elementwise(np.greater_equal, [found.node, min_count])
         wide = _promoted(job.dtype, fill)
@@ -225,7 +225,7 @@ def _with_lazy_codes(node: ArrayNode, codes: ArrayNode, groups: Groups, job: Job
         sizes = {job.axis: groups.size}
         return _dropped(build.reduce(pairs, reduction, job.axes, groups.dtype, keepdims=True, out_sizes=sizes), job)
     whole = in_one_block(pairs, job.axes, f"groupby {job.label} by lazy labels")
-    lead = tuple(("q", k) for k in range(len(job.lead)))
+    lead: tuple[Hashable, ...] = tuple(("q", k) for k in range(len(job.lead)))
     adjust: dict[Any, Any] = dict.fromkeys(job.axes, 1) | {job.axis: groups.size}
     function = BlockFunction(GroupsOfPairs(groups, job), (Slot(0),), scratch=2.0)
     new = dict(zip(lead, job.lead, strict=True))

@@ -88,10 +88,10 @@ class Job:
 class Groups:
     """``codes`` says the group of each position along an axis; ``missing`` which groups are answered ``fill``.
 
-    Of groups that are known only when the program runs both are None.
+    Of groups that are known only when the program runs there are no codes, and ``missing`` is None.
     """
 
-    codes: np.ndarray | None
+    codes: np.ndarray
     size: int
     missing: np.ndarray | None
     fill: Any
@@ -106,10 +106,8 @@ class Groups:
         return missing
 
     def __tilework_token__(self) -> str:
-        return tokenize(
-            *(None if known is None else known.tobytes() for known in (self.codes, self.missing)),
-            self.size, self.fill, self.dtype,
-        )  # fmt: skip
+        missing = None if self.missing is None else self.missing.tobytes()
+        return tokenize(self.codes.tobytes(), self.size, missing, self.fill, self.dtype)
 
 
 # ---------------------------------------------------------------- groups within a block
@@ -204,7 +202,6 @@ class GroupsOfBlock:
         job, axis = self.job, self.job.axis
         k = block_place.index[axis + len(job.lead)]
         here = slice(int(self.chunks.bounds[k]), int(self.chunks.bounds[k + 1]))
-        assert self.groups.codes is not None
         members = Members.of(self.groups.codes[here])
         rows = each_group(job.function, (block,), axis, tuple(sorted(job.axes)), members)
         first, last = int(self.firsts[k]), int(self.firsts[k + 1])
@@ -226,7 +223,6 @@ class GroupedReduction:
 
     def partial(self, block: np.ndarray, axis: Axes, block_place: BlockPlace) -> Parts:
         first = block_place.offset(self.axis)
-        assert self.groups.codes is not None
         members = Members.of(self.groups.codes[first : first + block.shape[self.axis]])
         rows = each_group(partial(_of_one, self.reduction.partial), (block,), self.axis, axis, members)
         return (*rows, along(members.ids, self.axis, block.ndim))
