@@ -82,16 +82,19 @@ def test_all_axes_are_the_default(name):
 
 
 def test_only_one_axis_at_a_time_is_whole():
-    """Blocks stay within the limit although all of the array is transformed."""
-    with config.set(chunk_size="64kB"):
-        x = ta.ones((256, 256), chunks=64)
-        result = ta.fft.fft2(x)
-        plan = tw.explain(result, memory="4MB")
-        assert max(a * b for a in result.chunks[0] for b in result.chunks[1]) * 8 <= 64_000
-        assert plan.n_tasks < 200
-    expected = np.zeros((256, 256), complex)
-    expected[0, 0] = 256 * 256
+    """All of the array is transformed, but the axes are in blocks again when others become whole."""
+    x = ta.ones((60, 256, 256), chunks=(10, 64, 32))
+    result = ta.fft.fftn(x)
+    assert result.chunks == ((60,), (64,) * 4, (32,) * 8)
+    assert tw.explain(result).n_tasks < 2000
+    expected = np.zeros(x.shape, complex)
+    expected[0, 0, 0] = x.size
     assert_eq(result, expected)
+    assert ta.fft.irfft2(x, axes=(1, 2)).chunks == ((10,) * 6, (64,) * 4, (510,))
+    with config.set(chunk_size="64kB"):
+        first, second, whole = ta.fft.fft(x).chunksize
+        assert first * second * 8 * 256 <= 64_000
+        assert whole == 256
 
 
 def test_nothing_runs_when_it_is_built():

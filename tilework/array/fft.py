@@ -3,14 +3,14 @@
 Signatures, normalization and dtypes are NumPy's (float32 gives complex64). A transform needs all elements along its
 axis, so that axis becomes one block, and the other axes are cut further where blocks would grow too large. (Dask
 refuses an axis in several blocks.) Transforms along several axes go axis by axis, as NumPy does it: only one axis at a
-time need be whole, so the array need not fit into memory.
+time is whole, so the array need not fit into memory.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
@@ -20,12 +20,13 @@ from tilework.array.core import Array
 from tilework.array.creation import arange, asarray
 from tilework.array.manipulation import roll
 from tilework.array.order import in_one_block
+from tilework.array.rechunking import rechunk
 from tilework.array.ufuncs import where
 from tilework.base.errors import PlanError
 from tilework.plan import build
 from tilework.plan.ops import BlockFunction, Slot
 
-Transform = Callable[..., Array]
+Transform: TypeAlias = Callable[..., Array]
 
 _LENGTHS: dict[str, Callable[[int | None, int], int]] = {
     "fft": lambda n, m: m if n is None else n,
@@ -88,7 +89,7 @@ def fft_wrap(
 
     def several(a: Any, s: Any = None, axes: Any = None, norm: str | None = None) -> Array:
         a = asarray(a)
-        return _together(fft_func, single, a, *_sizes_and_axes(kind, a, s, axes), norm, dtype)
+        return _together(fft_func, single, a, _sizes_and_axes(kind, a, s, axes), norm, dtype)
 
     wrapped: Transform = one if kind == single else several
     wrapped.__name__ = wrapped.__qualname__ = fft_func.__name__
@@ -108,19 +109,23 @@ def _along(
 
 
 def _together(
-    function: Callable[..., Any], kind: str, a: Array, s: Sequence[int | None], axes: tuple[int, ...],
-    norm: str | None, dtype: Any,
-) -> Array:  # fmt: skip
+    function: Callable[..., Any],
+    kind: str,
+    a: Array,
+    pairs: Sequence[tuple[int | None, int]],
+    norm: str | None,
+    dtype: Any,
+) -> Array:
     """A transform along several axes in one call. The last axis is the one with another length, as in NumPy."""
-    for n, axis in zip(s, axes, strict=True):
+    for n, axis in pairs:
         _check(kind, n, a.shape[axis], norm)
-    lengths = [a.shape[axis] if n is None else n for n, axis in zip(s[:-1], axes[:-1], strict=True)]
-    lengths.append(_LENGTHS[kind](s[-1], a.shape[axes[-1]]))
+    *first, (last, last_axis) = pairs
+    lengths = [a.shape[axis] if n is None else n for n, axis in first] + [_LENGTHS[kind](last, a.shape[last_axis])]
+    axes = tuple(axis for _, axis in pairs)
     options: dict[str, Any] = {"axes": axes} | ({} if norm is None else {"norm": norm})
-    if any(n is not None for n in s):
-        options["s"] = tuple(a.shape[axis] if n is None else n for n, axis in zip(s, axes, strict=True))
-        if s[-1] is None and kind == "irfft":
-            options["s"] = (*options["s"][:-1], lengths[-1])
+    if any(n is not None for n, _ in pairs):
+        unsaid = lengths[-1] if kind == "irfft" else a.shape[last_axis]
+        options["s"] = (*lengths[:-1], unsaid if last is None else last)
     return _blocks(function, a, axes, lengths, options, dtype)
 
 
@@ -146,8 +151,8 @@ def _check(kind: str, n: int | None, length: Any, norm: str | None) -> None:
         )
 
 
-def _sizes_and_axes(name: str, a: Array, s: Any, axes: Any) -> tuple[list[int | None], tuple[int, ...]]:
-    """Wanted lengths (-1: as they are; None: not said, which halves or doubles a last axis) and their axes."""
+def _sizes_and_axes(name: str, a: Array, s: Any, axes: Any) -> list[tuple[int | None, int]]:
+    """Wanted lengths (None: not said, which halves or doubles a last axis) and the axes that they belong to."""
     if axes is None:
         if name.endswith("2"):
             axes = (-2, -1)
@@ -155,14 +160,14 @@ def _sizes_and_axes(name: str, a: Array, s: Any, axes: Any) -> tuple[list[int | 
             axes = range(a.ndim)
         else:
             message = "`axes` should not be `None` if `s` is not `None` (Deprecated in NumPy 2.0)"
-            warnings.warn(message, DeprecationWarning, stacklevel=3)
+            warnings.warn(message, DeprecationWarning, stacklevel=4)
             axes = range(-len(s), 0)
     axes = normalize_axis_tuple(tuple(axes), a.ndim, "axes")
     if not axes or (s is not None and len(s) != len(axes)):
         raise PlanError(f"{name}: s={s} and axes={axes} must have the same length, at least one")
     if s is None:
-        return [None] * len(axes), tuple(axes)
-    return [a.shape[axis] if n == -1 else n for n, axis in zip(s, axes, strict=True)], tuple(axes)
+        return [(None, axis) for axis in axes]
+    return [(a.shape[axis] if n == -1 else n, axis) for n, axis in zip(s, axes, strict=True)]
 
 
 def fft(a: Any, n: int | None = None, axis: int = -1, norm: str | None = None) -> Array:
@@ -242,29 +247,36 @@ def irfft2(a: Any, s: Any = None, axes: Any = (-2, -1), norm: str | None = None)
     return _inverse_real("irfft2", a, s, axes, norm)
 
 
+Step: TypeAlias = tuple[Transform, int | None, int]
+"""A transform, the length that is asked for, and the axis."""
+
+
 def _complex(name: str, transform: Transform, a: Any, s: Any, axes: Any, norm: str | None) -> Array:
     a = asarray(a)
-    sizes, axes = _sizes_and_axes(name, a, s, axes)
-    for n, axis in zip(sizes[::-1], axes[::-1], strict=True):
-        a = transform(a, n, axis, norm)
-    return a
+    pairs = _sizes_and_axes(name, a, s, axes)
+    return _one_by_one(a, [(transform, n, axis) for n, axis in pairs[::-1]], norm)
 
 
 def _real(name: str, a: Any, s: Any, axes: Any, norm: str | None) -> Array:
     a = asarray(a)
-    sizes, axes = _sizes_and_axes(name, a, s, axes)
-    a = rfft(a, sizes[-1], axes[-1], norm)
-    for n, axis in zip(sizes[-2::-1], axes[-2::-1], strict=True):
-        a = fft(a, n, axis, norm)
-    return a
+    *pairs, last = _sizes_and_axes(name, a, s, axes)
+    return _one_by_one(a, [(rfft, *last), *((fft, n, axis) for n, axis in pairs[::-1])], norm)
 
 
 def _inverse_real(name: str, a: Any, s: Any, axes: Any, norm: str | None) -> Array:
     a = asarray(a)
-    sizes, axes = _sizes_and_axes(name, a, s, axes)
-    for n, axis in zip(sizes[:-1], axes[:-1], strict=True):
-        a = ifft(a, n, axis, norm)
-    return irfft(a, sizes[-1], axes[-1], norm)
+    *pairs, last = _sizes_and_axes(name, a, s, axes)
+    return _one_by_one(a, [*((ifft, n, axis) for n, axis in pairs), (irfft, *last)], norm)
+
+
+def _one_by_one(a: Array, steps: Sequence[Step], norm: str | None) -> Array:
+    """One axis after another; an axis that was in several blocks is so again when the next one becomes whole."""
+    chunks = a.chunks
+    for k, (transform, n, axis) in enumerate(steps, 1):
+        a = transform(a, n, axis, norm)
+        if k < len(steps) and len(chunks[axis]) > 1:
+            a = rechunk(a, {axis: chunks[axis].largest})
+    return a
 
 
 # ---------------------------------------------------------------- frequencies
