@@ -164,6 +164,7 @@ from tilework.array.creation import (
 )
 from tilework.array.dtypes import NamespaceInfo as __array_namespace_info__
 from tilework.array.dtypes import can_cast, finfo, iinfo, iscomplexobj, isrealobj, result_type
+from tilework.array.extremes import argtopk, topk
 from tilework.array.files import from_npy_stack, to_hdf5, to_npy_stack
 from tilework.array.gradients import gradient
 from tilework.array.gufuncs import apply_gufunc, as_gufunc, gufunc
@@ -293,7 +294,6 @@ from tilework.array.shapes import (
 from tilework.array.shuffling import shuffle
 from tilework.array.statistics import corrcoef, cov, moment
 from tilework.array.storage import from_delayed, from_zarr, store, to_zarr
-from tilework.array.topk import argtopk, topk
 from tilework.array.ufuncs import (
     allclose,
     angle,

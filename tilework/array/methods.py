@@ -13,6 +13,7 @@ import numpy as np
 from tilework.array import (
     creation,
     dispatch,
+    extremes,
     files,
     manipulation,
     mapping,
@@ -25,7 +26,6 @@ from tilework.array import (
     shuffling,
     statistics,
     storage,
-    topk,
     ufuncs,
 )
 from tilework.array.assignment import setitem
@@ -183,6 +183,7 @@ def _to_hdf5(self: Array, filename: Any, datapath: str, **kwargs: Any) -> None:
 
 _SAME = {
     creation: "copy",
+    extremes: "argtopk topk",
     manipulation: "compress diagonal repeat take",
     products: "dot",
     rechunking: "rechunk",
@@ -192,7 +193,6 @@ _SAME = {
     shuffling: "shuffle",
     statistics: "moment",
     storage: "store to_zarr",
-    topk: "argtopk topk",
     ufuncs: "astype choose clip round",
 }
 """Functions that are methods as they are."""
