@@ -78,18 +78,21 @@ def histogram(
         inputs.append((weights.node, labels))
     edges, counting = _edges_and_bins(a, bins, range)
     slots = [Slot(0), Slot(1) if len(inputs) == 2 else None]
-    for value in counting:
-        if isinstance(value, Array):
-            slots.append(Slot(len(inputs)))
-            inputs.append((value.node, [("edge", len(inputs), k) for k in builtins.range(value.ndim)]))
-        else:
-            slots.append(value)
+    slots += [_argument(value, inputs) for value in counting]
     dtype = np.dtype(np.intp) if weights is None else weights.dtype
     function = BlockFunction(partial(_count, ndim=a.ndim), tuple(slots))
     counts = _added_up(function, inputs, labels, {"bins": edges.shape[0] - 1}, dtype, "histogram")
     if density:
         counts = counts / np.diff(edges).astype(float) / counts.sum()
     return counts, edges
+
+
+def _argument(value: Any, inputs: list[Input]) -> Any:
+    """The value; a lazy one becomes an input that every block gets as a whole."""
+    if not isinstance(value, Array):
+        return value
+    inputs.append((value.node, [("whole", len(inputs), k) for k in builtins.range(value.ndim)]))
+    return Slot(len(inputs) - 1)
 
 
 def _is_sequence(x: Any) -> bool:
@@ -123,15 +126,11 @@ def _edges_and_bins(a: Array, bins: Any, range: Any) -> tuple[Edges, tuple[Any, 
 def _even_edges(dtype: Any, bins: Any, low: Any, high: Any) -> Array:
     """Lazy edges of bins of equal width."""
     inputs: list[Input] = []
-    args: list[Any] = []
-    for value in (bins, low, high):
-        args.append(Slot(len(inputs)) if isinstance(value, Array) else value)
-        if isinstance(value, Array):
-            inputs.append((value.node, ()))
+    args = tuple(_argument(value, inputs) for value in (bins, low, high))
     out = np.result_type(dtype, *(v.dtype if isinstance(v, Array) else v for v in (low, high)))
     out = np.result_type(out, float) if out.kind in "iu" else out
     length = nan if isinstance(bins, Array) else int(bins) + 1
-    function = BlockFunction(partial(_even_edges_of, dtype=dtype), tuple(args))
+    function = BlockFunction(partial(_even_edges_of, dtype=dtype), args)
     node = build.blockwise(function, ("edges",), inputs, out, new_axes={"edges": (length,)}, label="edges")
     return Array(node)
 
@@ -210,17 +209,14 @@ def histogramdd(
     columns = _columns(sample)
     inputs: list[Input] = [(x.node, ("points",)) for x in columns]
     edges = _edges_of_columns(columns, bins, range)
-    args: list[Any] = [[Slot(k) for k, _ in enumerate(columns)], None, list(edges)]
+    args: list[Any] = [[Slot(k) for k, _ in enumerate(columns)], None]
     if weights is not None:
         weights = asarray(weights)
         if weights.shape != columns[0].shape:
             raise PlanError(f"histogramdd: weights of shape {weights.shape} for points of shape {columns[0].shape}")
         args[1] = Slot(len(inputs))
         inputs.append((weights.node, ("points",)))
-    for k, edge in enumerate(edges):
-        if isinstance(edge, Array):
-            args[2][k] = Slot(len(inputs))
-            inputs.append((edge.node, (f"edge{k}",)))
+    args.append([_argument(edge, inputs) for edge in edges])
     new: dict[Hashable, Any] = {f"bins{k}": edge.shape[0] - 1 for k, edge in enumerate(edges)}
     counts = _added_up(BlockFunction(_count_dd, tuple(args)), inputs, ("points",), new, np.float64, "histogramdd")
     if density or normed:
