@@ -115,6 +115,16 @@ def test_unknown_rows():
     assert_eq(ta.linalg.svd(x).S, np.linalg.svd(a[a[:, 0] > 0], compute_uv=False))
 
 
+def test_unknown_columns():
+    a = values((40, 4))
+    some = ta.from_array(a, chunks=(8, 4))
+    for x, expected in ((some[:, some[0] > 0], a[:, a[0] > 0]), (some[some[:, 0] > 0][:, some[0] > 0],) * 2):
+        q, r = tw.compute(*ta.linalg.qr(x))
+        np.testing.assert_allclose(q @ r, expected, atol=1e-12)
+        u, s, vh = tw.compute(*ta.linalg.svd(x))
+        np.testing.assert_allclose((u * s) @ vh, expected, atol=1e-12)
+
+
 def test_tsqr_and_sfqr_say_which_chunks_they_need():
     with pytest.raises(ChunkError, match=r"columns are in 2 blocks; rechunk"):
         ta.linalg.tsqr(ta.ones((20, 10), chunks=5))

@@ -1,4 +1,4 @@
-"""QR and singular values: matrices of many rows and few columns in blocks of rows, and low rank approximations.
+"""QR and singular values of matrices of many rows and few columns, in blocks of rows.
 
 A tall matrix is factored block by block, the triangular factors of several blocks are stacked and factored again, until
 one is left (a tree; TSQR). Q is never multiplied out on the way: each level keeps its own factor, and what Q shall be
@@ -11,9 +11,9 @@ Wide matrices are transposed. A matrix with several blocks along both axes is gi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import pairwise
-from math import isnan
+from math import isnan, nan
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -165,7 +165,7 @@ def _tall(x: ArrayNode) -> tuple[ArrayNode, Times]:
     if not all(axis.known for axis in x.chunks):
         x = build.one_block(x)
     rows, (columns,) = x.chunks
-    top = [columns if isnan(m) else min(m, columns) for m in rows]  # of unknown rows there are enough, as in Dask
+    top = [columns if isnan(m + columns) else min(m, columns) for m in rows]  # of unknown rows there are enough
     both = build.blockwise(
         BlockFunction(factor, (Slot(0),)), "ij", [(x, "ij")], x.dtype,
         adjust_chunks={"i": [m + n for m, n in zip(rows, top, strict=True)]}, label="qr",
@@ -313,9 +313,32 @@ def _svdvals(x: np.ndarray) -> np.ndarray:
 def _small_svd(x: Array, full: bool, coerce_signs: bool) -> SVDResult:
     """Of matrices that are one block each."""
     rows, columns = x.shape[-2:]
+    if isnan(rows + columns):
+        return _unknown_svd(x, full, coerce_signs)
     inner = min(rows, columns)
     sizes = {"k": inner, "u": rows if full else inner, "v": columns if full else inner}
     return SVDResult(*of_each(_svd, "(i,j)->(i,u),(k),(v,j)", x, sizes=sizes, full=full, coerce_signs=coerce_signs))
+
+
+def _unknown_svd(x: Array, full: bool, coerce_signs: bool) -> SVDResult:
+    """Of one matrix of unknown size, which is small: once for each part, as NaN fits into no record."""
+    parts = _svd(np.ones((1, 1), x.dtype), full, coerce_signs)
+    unknown: dict[Hashable, Any] = dict.fromkeys("kuv", (nan,))
+    return SVDResult(
+        *(
+            Array(
+                build.blockwise(
+                    BlockFunction(_svd_part, (Slot(0), full, coerce_signs, number)), labels, [(x.node, "ij")],
+                    parts[number].dtype, new_axes=unknown, label="svd",
+                )
+            )
+            for number, labels in enumerate(("iu", "k", "vj"))
+        )
+    )  # fmt: skip
+
+
+def _svd_part(x: np.ndarray, full: bool, coerce_signs: bool, number: int) -> np.ndarray:
+    return _svd(x, full, coerce_signs)[number]
 
 
 def _svd(x: np.ndarray, full: bool, coerce_signs: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

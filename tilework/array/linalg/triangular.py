@@ -71,9 +71,9 @@ def _substituted(a: Array, b: Array, lower: bool) -> Array:
     if len(a.chunks[0]) == 1:
         dtype = _solve_block(np.ones((1, 1), a.dtype), np.ones((1, 1), b.dtype), lower).dtype
         function = BlockFunction(_solve_block, (Slot(0), Slot(1), lower))
-        b_rows = build.rechunk(b.node, (a.chunks[0], b.chunks[1]))
-        return Array(build.blockwise(function, "ik", [(a.node, "ij"), (b_rows, "jk")], dtype, new_axes=None,
-                                     label="solve_triangular"))  # fmt: skip
+        rows = build.rechunk(b.node, (a.chunks[0], b.chunks[1]))
+        inputs = [(a.node, "ij"), (rows, "jk")]
+        return Array(build.blockwise(function, "ik", inputs, dtype, label="solve_triangular"))
     (first, corner), (other, second) = _quarters(a)
     upper_b, lower_b = _halves(b, first.shape[0])
     if lower:
