@@ -116,6 +116,7 @@ def test_urls(grid, lazy):
     with pytest.raises(PlanError, match="made from what it would replace"):
         ta.to_zarr(ta.from_zarr(url) + 1, url, overwrite=True)
     ta.to_zarr(lazy + 1, url, overwrite=True)
+    np.testing.assert_array_equal(ta.from_zarr(f"simplecache::{url}", chunks=(5, 5)).compute(), grid + 1)
     assert ta.from_zarr(url).node.token == ta.from_zarr(url).node.token
     np.testing.assert_array_equal(ta.from_zarr(url).compute(), grid + 1)
 

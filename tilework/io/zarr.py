@@ -187,6 +187,8 @@ def open_zarr_array(
     options = {"storage_options": dict(storage_options)} if storage_options else {}
     where = f"{url}/{component}" if component else str(url)
     try:
+        if isinstance(url, str) and "::" in url and mode == "r":
+            url, options = _chained(url, storage_options or {}), {}
         found = zarr.open(url, path=component or "", mode=mode, **options, **kwargs)
     except MemoryError:
         raise
@@ -196,6 +198,18 @@ def open_zarr_array(
         names = ", ".join(sorted(found.array_keys())) or "none"
         raise StorageError(f"{where} is a zarr group, not an array; name one of its arrays as component= ({names})")
     return found
+
+
+def _chained(url: str, storage_options: Mapping[str, Any]) -> Any:
+    """The store for ``simplecache::https://...``. Zarr-Python takes such a file system to be as asynchronous as what it
+    wraps, which it is not.
+    """
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    files, path = url_to_fs(url, **storage_options)
+    wrapped = AsyncFileSystemWrapper(files, asynchronous=True)
+    return zarr_python().storage.FsspecStore(wrapped, path=path, read_only=True)
 
 
 # ---------------------------------------------------------------- writing
