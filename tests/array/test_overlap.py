@@ -172,3 +172,10 @@ def test_push_of_dates():
     a = np.array(["NaT", "2001-01-01", "NaT", "NaT", "2002-01-01"], "M8[D]")
     expected = np.array(["NaT", "2001-01-01", "2001-01-01", "NaT", "2002-01-01"], "M8[D]")
     assert_eq(ta.push(ta.from_array(a, chunks=2), 1, 0), expected)
+
+
+def test_windows_of_one_in_empty_blocks():
+    x = ta.from_array(np.arange(4), chunks=((0, 3, 0, 1),))
+    expected = np.lib.stride_tricks.sliding_window_view(np.arange(4), 1)
+    assert_eq(ta.sliding_window_view(x, 1), expected)
+    assert_eq(ta.sliding_window_view(x[x > 1], 1), expected[2:])

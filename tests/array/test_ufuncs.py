@@ -323,6 +323,11 @@ def test_functions_that_write_into_an_array(a, x):
     assert_eq(y, np.array([1.0, 0.0]))
 
 
+def test_where_cuts_python_integers_beyond_the_dtype():
+    a = np.array([3, 7], np.uint8)
+    assert_eq(ta.where(ta.from_array(a) > 5, ta.from_array(a), -1), np.where(a > 5, a, -1))
+
+
 def test_select_choose_digitize(a, x):
     assert_eq(ta.select([x > 1, x > 0], [x, 1], -5), np.select([a > 1, a > 0], [a, 1], -5))
     i = np.array([0, 2, 1, 1])

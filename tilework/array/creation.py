@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
+from math import isnan, prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from tilework.array.core import Array
 from tilework.array.elementwise import Mapped, cast
 from tilework.base import config
-from tilework.base.errors import DTypeError, PlanError, UnsupportedError
+from tilework.base.errors import DTypeError, PlanError, UnknownChunksError, UnsupportedError
 from tilework.io import hdf5, memory
 from tilework.io.zarr import ZarrSource, is_zarr_array
 from tilework.plan import blocks, build
@@ -35,6 +35,9 @@ def shape_of(shape: Any, signed: bool = False) -> tuple[int, ...]:
     """A shape from what a user wrote: an int, or a sequence of ints, not negative unless ``signed``."""
     if not np.iterable(shape):
         shape = (shape,)
+    shape = tuple(shape)
+    if any(isinstance(n, float) and isnan(n) for n in shape):
+        raise UnknownChunksError(f"shape {shape} has an unknown length; call compute_chunk_sizes() first")
     lengths = tuple(map(operator.index, shape))
     if not signed and any(n < 0 for n in lengths):
         raise PlanError(f"shape {lengths} has a negative length; lengths are zero or more")
@@ -446,6 +449,8 @@ def linspace(
 
 def axis_index(chunks: AxisChunks) -> ArrayNode:
     """The numbers 0, 1, 2... along an axis with these chunks."""
+    if not chunks.known:
+        raise UnknownChunksError("positions along an axis of unknown length; call compute_chunk_sizes() first")
     return build.source(memory.RangeSource(0, chunks.total), (chunks,), "arange")
 
 

@@ -204,7 +204,7 @@ def sliding_window_view(
         AxisChunks((*have[:-1], have[-1] - n)) if n else have for have, n in zip(node.chunks, reach, strict=True)
     )
     labels, fresh = tuple(range(x.ndim)), tuple(range(x.ndim, x.ndim + len(axes)))
-    view = partial(np.lib.stride_tricks.sliding_window_view, window_shape=windows, axis=axes)
+    view = partial(_windows, window_shape=windows, axis=axes)
     return Array(
         build.blockwise(
             BlockFunction(view, (Slot(0),), scratch=0.0),  # a view: blocks weigh no more than without windows
@@ -216,6 +216,15 @@ def sliding_window_view(
             label="sliding_window_view",
         )
     )
+
+
+def _windows(block: np.ndarray, *, window_shape: tuple[int, ...], axis: tuple[int, ...]) -> np.ndarray:
+    if block.size:
+        return np.lib.stride_tricks.sliding_window_view(block, window_shape, axis)
+    shape = list(block.shape)  # NumPy has no windows of one in nothing
+    for width, k in zip(window_shape, axis, strict=True):
+        shape[k] = max(0, shape[k] - width + 1)
+    return np.empty((*shape, *window_shape), block.dtype)
 
 
 def _long_tail(axis: AxisChunks, reach: int) -> AxisChunks:

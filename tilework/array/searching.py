@@ -95,6 +95,8 @@ def argsort(
         positions = BlockFunction(itemgetter("position"), (Slot(0),), scratch=0)
         merged = build.merge_runs(runs, "value")
         return Array(build.blockwise(positions, (0,), [(merged, (0,))], np.intp, label="argsort"))
+    if kind is None and stable is not False:
+        stable = True  # as the array API wants it; NumPy leaves the order of equal elements open
     function = partial(_argsort, kind=_order_of(stable, kind), descending=descending)
     return _on_whole_axis(function, a, axis, np.intp, "argsort")
 

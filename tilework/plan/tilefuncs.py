@@ -29,8 +29,8 @@ def where(condition: Any, x: Any, y: Any, *, out: np.ndarray | None = None) -> A
     mask = np.asarray(condition).astype(bool, copy=False)
     if out.dtype.itemsize in (1, 2, 4, 8) and not out.dtype.hasobject and mask.shape == out.shape and _random(mask):
         return _select(mask, x, y, out)
-    np.copyto(out, y, casting="unsafe")
-    np.copyto(out, x, casting="unsafe", where=mask)
+    np.copyto(out, np.asarray(y), casting="unsafe")  # a Python integer beyond the dtype is cut, as numpy.where does it
+    np.copyto(out, np.asarray(x), casting="unsafe", where=mask)
     return out
 
 
