@@ -71,7 +71,8 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
 
     def compute(self, *data: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Compute everything in one go; what is not chunked is passed through."""
-        return session.compute(*data, traverse=False, **kwargs)
+        values = session.compute(*data, traverse=False, **kwargs)
+        return tuple(_as_array(v) if isinstance(x, Array) else v for x, v in zip(data, values, strict=True))
 
     def persist(self, *data: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Compute everything in one go and keep the blocks in memory."""
@@ -126,8 +127,10 @@ class TileworkManager(ChunkManagerEntrypoint[Array]):
         **kwargs: Any,
     ) -> Any:
         """A function with core dimensions, applied block by block."""
-        if output_dtypes is not None and not vectorize:
-            func = _AsAnnounced(func, tuple(map(np.dtype, output_dtypes)))
+        if output_dtypes is not None:
+            output_dtypes = [_of_any_length(np.dtype(dtype)) for dtype in output_dtypes]
+            if not vectorize:
+                func = _AsAnnounced(func, tuple(output_dtypes))
         return ta.apply_gufunc(
             func, signature, *args, axes=axes, axis=axis, keepdims=keepdims, output_dtypes=output_dtypes,
             output_sizes=output_sizes, vectorize=vectorize, allow_rechunk=allow_rechunk, meta=meta, **kwargs,
@@ -203,6 +206,11 @@ class _AsAnnounced:
         return _converted(results, self.dtypes[0])
 
 
+def _of_any_length(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Text as objects: xarray announces it in the length that goes in, and ``str.pad`` would be cut."""
+    return np.dtype(object) if dtype.kind in "US" else dtype
+
+
 def _converted(block: Any, dtype: np.dtype[Any]) -> Any:
     same = not isinstance(block, np.ndarray | np.generic) or block.dtype == dtype
     return block if same or not np.can_cast(block.dtype, dtype, "same_kind") else block.astype(dtype)
@@ -214,6 +222,15 @@ def _no_auto_on_empty(chunks: Any, shape: Sequence[int]) -> Any:
     if 0 in shape and any(isinstance(entry, str) and entry == "auto" for entry in wanted):
         return tuple(shape)
     return chunks
+
+
+def _as_array(value: Any) -> Any:
+    """What xarray can hold: NumPy gives scalars, and objects themselves, for results without dimensions."""
+    if hasattr(value, "ndim") and not isinstance(value, np.generic):
+        return value
+    array = np.empty((), getattr(value, "dtype", object))
+    array[()] = value
+    return array
 
 
 # ---------------------------------------------------------------- tw.compute(ds)
@@ -238,10 +255,7 @@ def _unpack_dataset(dataset: Dataset) -> session.Unpacked:
     lazy = {name: v for name, v in dataset.variables.items() if isinstance(v._data, Array)}
 
     def rebuild(values: list[Any]) -> Dataset:
-        new = {
-            name: v.copy(data=np.asarray(value) if np.isscalar(value) else value)
-            for (name, v), value in zip(lazy.items(), values, strict=True)
-        }
+        new = {name: v.copy(data=_as_array(value)) for (name, v), value in zip(lazy.items(), values, strict=True)}
         return dataset._replace({**dataset._variables, **new})
 
     return [v._data for v in lazy.values()], rebuild
