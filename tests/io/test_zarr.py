@@ -163,6 +163,19 @@ class TestSource:
         assert a.token == b.token != ZarrSource(make_array("zstd", tmp_path / "other")).token
         assert ZarrSource(open_zarr_array(tmp_path / "x"), "name").token != a.token
 
+    @pytest.mark.parametrize("store", ["memory", "fsspec", "obstore", "obstore, local"])
+    def test_places_in_other_stores(self, store: str, tmp_path: Path) -> None:
+        """However often a store is opened, for reading only or not, its arrays are at the same places."""
+        where = STORES[store](tmp_path)
+        for name in "ab":
+            zarr.create_array(where, name=name, data=X)
+        opened = [zarr.open(where, path="a", mode="r"), zarr.open(where, path="a", mode="r+")]
+        assert len({ZarrSource(array).place for array in opened}) == 1
+        assert ZarrSource(zarr.open(where, path="b", mode="r")).place != ZarrSource(opened[0]).place
+        (tmp_path / "other").mkdir()
+        other = zarr.create_array(STORES[store](tmp_path / "other"), name="a", data=X)
+        assert ZarrSource(other).place != ZarrSource(opened[0]).place
+
     def test_arrays_in_memory_are_told_apart(self, tmp_path: Path) -> None:
         a, b = make_array("in memory", tmp_path), make_array("in memory", tmp_path)
         assert ZarrSource(a).token == ZarrSource(a).token != ZarrSource(b).token
