@@ -14,7 +14,6 @@ import tilework as tw
 import tilework.array as ta
 from tilework.base.errors import UnsupportedError
 from tilework.integrations.xarray import TileworkManager
-from tilework.integrations.xarray.groupby import teach_flox
 
 
 @pytest.fixture
@@ -81,19 +80,14 @@ def test_results_are_what_was_announced(manager):
     assert found.compute().dtype == "f4"
 
 
-def test_lazy_labels_are_refused():
-    pytest.importorskip("flox")
+def test_lazy_labels_need_the_groups():
     da = xr.DataArray(np.arange(6.0), dims="x", name="v").chunk(x=4, chunked_array_type="tilework")
     labels = xr.DataArray(np.arange(6) % 2, dims="x", name="g").chunk(x=4, chunked_array_type="tilework")
     with pytest.raises(ValueError, match="labels"):
         da.groupby(labels).mean()
-    from flox.xarray import xarray_reduce
-
-    teach_flox()
-    with pytest.raises(UnsupportedError, match=r"load\(\)"):
-        xarray_reduce(da, labels, func="mean", expected_groups=[0, 1])
-    with pytest.raises(UnsupportedError, match="mode"):
-        xarray_reduce(da, labels.compute(), func="mode")
+    groups = da.assign_coords(g=labels).groupby(g=xr.groupers.UniqueGrouper(labels=[0, 1]))
+    with pytest.raises(ValueError, match="load"):
+        groups.map(lambda group: group * 2)
 
 
 def test_dask_arrays_still_work():
