@@ -401,3 +401,13 @@ def test_reductions_that_leave_more_than_one_element():
     assert_eq(found, np.stack([a.min(0), a.max(0)]))
     assert ta.reduction(x, ends, ends, axis=0, keepdims=True, dtype=float, output_size=2).shape == (2, 5)
     assert_eq(ta.reduction(x, everything, everything, axis=(0, 1), keepdims=True, dtype=float), a)
+
+
+def test_new_axes_have_the_length_that_is_seen():
+    a = np.arange(6.0)
+    x = ta.from_array(a, chunks=2)
+    found = x.map_blocks(lambda block: np.stack([block, block + 0.5]), new_axis=0)
+    assert found.chunks == ((2,), (2, 2, 2))
+    assert_eq(found, np.stack([a, a + 0.5]))
+    assert_eq(ta.map_overlap(lambda block: np.stack([block, block]), x, depth=1, new_axis=0), np.stack([a, a]))
+    assert x.map_blocks(lambda block: block[None], new_axis=0, dtype=float).shape == (1, 6)

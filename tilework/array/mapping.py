@@ -162,7 +162,7 @@ def map_blocks(
     drop_axis
         Axes that ``func`` removes. Their blocks are joined before ``func`` sees them.
     new_axis
-        Axes that ``func`` adds, of length one each if ``chunks`` does not say otherwise.
+        Axes that ``func`` adds. Without ``chunks`` they have the length that is seen on empty blocks, or else one.
     enforce_ndim
         Without effect: every block's dimensions, sizes and dtype are checked.
     meta
@@ -219,7 +219,10 @@ def map_blocks(
         )
     if dtype is None and meta is None:
         trial = partial(stand_ins, pairs, out, True)
-        dtype = dtype_of(infer(func, trial, kwargs, f"map_blocks({label})"), f"map_blocks({label})")
+        sample = infer(func, trial, kwargs, f"map_blocks({label})")
+        dtype = dtype_of(sample, f"map_blocks({label})")
+        if chunks is None and np.ndim(sample) == len(out):
+            new_axes = {axis: np.shape(sample)[out.index(axis)] or 1 for axis in new_axes}
     dtype = _dtype(dtype, meta)
     call = bind(func, pairs, kwargs, out, True, label)
     adjust = None if chunks is None else dict(zip(out, chunks, strict=True))
