@@ -13,18 +13,18 @@ xarray's other way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, wraps
-from itertools import product
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
-from xarray.computation.rolling import DataArrayRolling
+import xarray as xr
 from xarray.core import dtypes
 
 from tilework.array import Array, overlap
 from tilework.array.order import block_limit
+from tilework.engine.kernels.tiling import cut, regions
 from tilework.plan import build
 from tilework.plan.ops import BlockFunction, Slot
 
@@ -39,7 +39,7 @@ REDUCTIONS = ("sum", "prod", "min", "max", "mean", "var", "std")
 
 def adapt_rolling() -> None:
     """Replace the reductions of rolling objects. Once, when the chunk manager loads."""
-    rolling = DataArrayRolling
+    rolling: Any = type(xr.DataArray([0.0], dims="x").rolling(x=1))  # whose module has moved between versions
     rolling._array_reduce = _reducing(rolling._array_reduce)
     rolling._counts = _counting(rolling._counts)
 
@@ -56,6 +56,7 @@ def _reducing(theirs: Callable[..., Any]) -> Callable[..., Any]:
         if name in REDUCTIONS and options.keys() <= {"ddof"}:
             found = moving(data, name, *_windows(self), min_count=self.min_periods, **options)
             return _like(self.obj, found, keep_attrs)
+        # The rest through windows, of floats: Bottleneck would make floats, too.
         windows = dict(zip(self.dim, self.window, strict=True))
         center = dict(zip(self.dim, self.center, strict=True))
         return theirs(self.__class__(self.obj.copy(data=data), windows, self.min_periods, center), **kwargs)
@@ -156,23 +157,12 @@ def moving_of_block(x: np.ndarray, name: str, windows: Windows, min_count: int, 
     order = [*windows, *(axis for axis in range(x.ndim) if axis not in windows)]
     source, target = x.transpose(order), out.transpose(order)
     widths = list(windows.values())
-    lead = (slice(None),) * len(widths)
+    lead, rest = (slice(None),) * len(widths), source.shape[len(widths) :]
+    room = max(32, _TILE // prod(source.shape[: len(widths)]))  # short rows would cost more than the cache saves
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        for tile in _tiles(source.shape, len(widths)):
+        for tile in regions(rest, cut(rest, room)):
             target[(*lead, *tile)] = _of_tile(source[(*lead, *tile)], name, widths, min_count, ddof)
     return out
-
-
-def _tiles(shape: tuple[int, ...], whole: int) -> Iterator[tuple[slice, ...]]:
-    """Slices of the axes after the first ``whole``, so that tiles have about :data:`_TILE` elements."""
-    room = max(32, _TILE // max(1, prod(shape[:whole])))  # short rows would cost more than the cache saves
-    steps = []
-    for n in reversed(shape[whole:]):
-        steps.append(min(n, max(1, room)))
-        room //= max(1, steps[-1])
-    spans = [range(0, n, step) for n, step in zip(shape[whole:], reversed(steps), strict=True)]
-    for starts in product(*spans):
-        yield tuple(slice(start, start + span.step) for start, span in zip(starts, spans, strict=True))
 
 
 def _of_tile(x: np.ndarray, name: str, widths: list[int], min_count: int, ddof: int) -> np.ndarray:
