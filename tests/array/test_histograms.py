@@ -153,5 +153,7 @@ def test_refused_bincounts():
         ta.bincount(ta.ones(3, dtype=int), weights=np.ones(2))
     with pytest.raises(PlanError, match="negative"):
         ta.bincount(ta.ones(3, dtype=int), minlength=-1)
+    with pytest.raises(UnsupportedError, match="minlength must be known"):
+        ta.bincount(ta.ones(3, dtype=int), minlength=ta.asarray(2))
     with pytest.raises(BlockResultError, match="needs minlength=8, not 5"):
         ta.bincount(ta.from_array([1, 7]), minlength=5).compute()

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 import tilework.array as ta
-from tilework.base.errors import PlanError, UnknownChunksError
+from tilework.base.errors import PlanError, UnknownChunksError, UnsupportedError
 from tilework.testing import assert_eq
 
 RNG = np.random.default_rng(0)
@@ -56,6 +56,8 @@ def test_too_few_observations():
 def test_refused_covariances():
     with pytest.raises(PlanError, match="ddof"):
         ta.cov(X, ddof=1.5)
+    with pytest.raises(UnsupportedError, match="ddof must be known"):
+        ta.cov(X, ddof=ta.asarray(1))
     with pytest.raises(PlanError, match="2 dimensions"):
         ta.cov(ta.ones((2, 2, 2)))
     with pytest.raises(RuntimeError, match="multidimensional fweights"):

@@ -8,6 +8,7 @@ the data is made twice: once for its extremes, once to be counted.
 from __future__ import annotations
 
 import builtins
+import operator
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from math import nan
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilework.array import reductions
-from tilework.array.core import Array
+from tilework.array.core import Array, in_memory
 from tilework.array.creation import asarray
 from tilework.array.elementwise import cast
 from tilework.array.indexing import getitem
@@ -298,6 +299,7 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0, *, split_every: in
         raise PlanError(f"bincount: the array must be one-dimensional, not of shape {x.shape}")
     if not np.can_cast(x.dtype, np.intp):
         raise DTypeError(f"bincount: numbers of dtype {x.dtype} cannot be cast to {np.dtype(np.intp)} safely")
+    minlength = operator.index(in_memory(minlength, "bincount: minlength"))
     if minlength < 0:
         raise PlanError(f"bincount: 'minlength' must not be negative, not {minlength}")
     inputs: list[Input] = [(x.node, ("points",))]
@@ -310,8 +312,8 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0, *, split_every: in
         inputs.append((weights.node, ("points",)))
     dtype = np.dtype(np.intp if weights is None else np.float64)
     if minlength:
-        function = BlockFunction(_bincount, (*args, int(minlength)))
-        return _added_up(function, inputs, ("points",), {"values": int(minlength)}, dtype, "bincount", split_every)
+        function = BlockFunction(_bincount, (*args, minlength))
+        return _added_up(function, inputs, ("points",), {"values": minlength}, dtype, "bincount", split_every)
     function = BlockFunction(np.bincount, tuple(args))
     node = build.blockwise(function, ("points",), inputs, dtype, adjust_chunks={"points": nan}, label="bincount")
     return reduction(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilework.array import reductions
-from tilework.array.core import Array, into
+from tilework.array.core import Array, in_memory, into
 from tilework.array.creation import asarray, ones, zeros
 from tilework.array.elementwise import Mapped, cast
 from tilework.array.indexing import getitem
@@ -63,7 +63,7 @@ def cov(
     array([[ 1., -1.],
            [-1.,  1.]])
     """
-    if ddof is not None and ddof != int(ddof):
+    if in_memory(ddof, "cov: ddof") is not None and ddof != int(ddof):
         raise PlanError(f"cov: ddof={ddof!r} must be an integer")
     ddof = (0 if bias else 1) if ddof is None else int(ddof)
     arrays = _variables(m, y, rowvar)
@@ -182,7 +182,7 @@ def moment(
         return result if out is None else into(out, result, "moment")
     differences = a - reductions.mean(a, axis, dtype, keepdims=True, split_every=split_every)
     powers = differences ** int(order)
-    if not ddof:
+    if not in_memory(ddof, "moment: ddof"):
         return reductions.mean(powers, axis, dtype, out, **options)
     n = np.prod([a.shape[k] for k in build.normalize_axis(axis, a.ndim)])
     result = reductions.sum(powers, axis, dtype, **options) / float(n - ddof)
