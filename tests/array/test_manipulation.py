@@ -312,6 +312,8 @@ def test_an_axis_of_length_one_may_have_empty_blocks():
     x = ta.from_array(a, chunks=((0, 1, 0), (3,)))
     assert_eq(x.reshape(3), a.reshape(3))
     assert_eq(x.squeeze(0), a.squeeze(0))
+    assert_eq(x[0], a[0])
+    assert_eq(x[-1, ::2] + 1, a[-1, ::2] + 1)
     assert_eq(ta.broadcast_to(x, (4, 3)), np.broadcast_to(a, (4, 3)))
     assert_eq(x + np.ones((2, 3)), a + np.ones((2, 3)))
 

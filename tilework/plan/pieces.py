@@ -27,7 +27,7 @@ def slice_pieces(chunks: AxisChunks, index: slice, axis: int | None) -> AxisPiec
 
     An integer index ``i`` is ``slice(i, i + 1, 1)`` and a dropped axis.
     """
-    if (index.start, index.stop, index.step) == (0, chunks.total, 1):
+    if axis is not None and (index.start, index.stop, index.step) == (0, chunks.total, 1):
         return whole_pieces(chunks, axis)
     blocks, first, count = slice_parts(chunks, index)
     start = index.start + first * index.step - chunks.bounds[blocks]
