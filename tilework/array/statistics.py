@@ -63,7 +63,8 @@ def cov(
     array([[ 1., -1.],
            [-1.,  1.]])
     """
-    if in_memory(ddof, "cov: ddof") is not None and ddof != int(ddof):
+    ddof = in_memory(ddof, "cov: ddof")
+    if ddof is not None and ddof != int(ddof):
         raise PlanError(f"cov: ddof={ddof!r} must be an integer")
     ddof = (0 if bias else 1) if ddof is None else int(ddof)
     arrays = _variables(m, y, rowvar)
