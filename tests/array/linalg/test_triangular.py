@@ -11,7 +11,7 @@ import tilework.array as ta
 from tilework.base.errors import PlanError
 from tilework.testing import assert_eq
 
-SIZES = [(1, 1), (5, 2), (20, 10), (30, 6), (13, (3, 5))]
+SIZES = [(1, 1), (5, 2), (20, 10), (13, (3, 5))]
 
 
 def values(shape, dtype="f8"):
@@ -85,8 +85,7 @@ def test_pivots_are_looked_for_in_whole_columns():
 
 
 @pytest.mark.parametrize(("n", "chunks"), SIZES)
-@pytest.mark.parametrize("dtype", ["f8", "c16"])
-@pytest.mark.parametrize("columns", [None, 1, 7])
+@pytest.mark.parametrize(("dtype", "columns"), [("f8", None), ("f8", 7), ("c16", 1)])
 def test_solve(n, chunks, dtype, columns):
     a, b = values((n, n), dtype), values(n if columns is None else (n, columns))
     x, y = ta.from_array(a, chunks=chunks), ta.from_array(b, chunks=3)
@@ -141,7 +140,7 @@ def test_lstsq_of_dependent_columns_gives_the_shortest_solution():
 
 def test_tasks_and_memory_stay_within_bounds():
     """Operations grow with the blocks along the diagonal, tasks with their cube at most, memory with the matrix."""
-    n, size = 16, 100
+    n, size = 12, 100
     a = ta.ones((n * size, n * size), chunks=size)
     for result in (ta.linalg.cholesky(a), ta.linalg.solve(a, a[:, :size]), *ta.linalg.lu(a)):
         plan = tw.explain(result)
