@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from dask.base import tokenize
 from xarray.namedarray.parallelcompat import ChunkManagerEntrypoint, list_chunkmanagers
 
 import tilework as tw
@@ -132,3 +133,10 @@ def test_lazy_objects_are_known():
     for obj in (lazy, lazy.a, lazy.a.variable):
         assert tw.is_tilework_collection(obj)
         assert not tw.is_tilework_collection(obj.compute())
+
+
+def test_tokens():
+    """Dask tells programs apart by what they are; xarray asks it to."""
+    ds = xr.Dataset({"a": ("x", ta.arange(6, chunks=2))})
+    assert tokenize(ds) == tokenize(ds.copy(deep=True)) == tokenize(xr.Dataset({"a": ("x", ta.arange(6, chunks=2))}))
+    assert tokenize(ds) != tokenize(ds + 1)

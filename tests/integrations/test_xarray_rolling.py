@@ -97,3 +97,15 @@ def test_attributes():
     assert x.rolling(x=2).mean(keep_attrs=False).attrs == {}
     assert x.rolling(x=2).mean().name == "t"
     assert x.to_dataset().rolling(x=2).sum().t.chunks == ((2, 2),)
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "count", "max"])
+def test_windows_as_long_as_the_array(name):
+    """They are cumulative: blocks stay as they are where sums go on from one to the next."""
+    x = xr.DataArray(np.random.default_rng(0).random((30, 4)), dims=("t", "x"))
+    x = x.where(x > 0.3)
+    lazy = x.chunk(t=4, chunked_array_type="tilework")
+    for min_periods in (1, 5):
+        found = getattr(lazy.cumulative("t", min_periods=min_periods), name)()
+        xr.testing.assert_allclose(found, getattr(x.cumulative("t", min_periods=min_periods), name)())
+    assert name == "max" or found.chunks == lazy.chunks

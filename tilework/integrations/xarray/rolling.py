@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import dtypes
 
+import tilework.array as ta
 from tilework.array import Array, overlap
 from tilework.array.order import block_limit
 from tilework.engine.kernels.tiling import cut, regions
@@ -121,6 +122,9 @@ def moving(
     ddof
         For "var" and "std": what is subtracted from the number of values.
     """
+    ((axis, width), *several) = windows.items()
+    if not several and not center[axis] and width >= x.shape[axis] and name in ("sum", "mean", "count"):
+        return _cumulative(x, name, axis, min_count)
     depth = {a: (w // 2, w - 1 - w // 2) if center[a] else (w - 1, 0) for a, w in windows.items()}
     x = _in_larger_blocks(x, depth)
     missing = False if name == "count" else np.nan
@@ -132,6 +136,17 @@ def moving(
     call = BlockFunction(function, (Slot(0),), scratch=0.1)
     node = build.blockwise(call, labels, [(wide.node, labels)], dtype, adjust_chunks=sizes, label=f"rolling {name}")
     return Array(node)
+
+
+def _cumulative(x: Array, name: str, axis: int, min_count: int) -> Array:
+    """Windows that begin where the array does: what goes on from block to block is their sums."""
+    if name == "count":
+        return ta.cumsum(x, axis=axis, dtype=np.int64)
+    count = ta.cumsum(~ta.isnan(x), axis=axis, dtype=x.dtype)
+    total = ta.nancumsum(x, axis=axis)
+    return ta.where(count >= min_count, total / ta.maximum(count, 1) if name == "mean" else total, np.nan).astype(
+        x.dtype
+    )
 
 
 def _in_larger_blocks(x: Array, depth: dict[int, tuple[int, int]]) -> Array:
