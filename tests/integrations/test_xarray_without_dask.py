@@ -33,7 +33,7 @@ sys.exit(code)
 
 def test_operations_and_writing() -> None:
     here = Path(__file__).parent
-    files = [str(here / f"test_xarray_{name}.py") for name in ("operations", "writing")]
+    files = [str(here / f"test_xarray_{name}.py") for name in ("operations", "groupby", "mapping", "writing")]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *files], capture_output=True, text=True, cwd=here.parents[1])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout

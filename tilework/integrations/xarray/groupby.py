@@ -31,11 +31,7 @@ from tilework.integrations.xarray.adapting import holds_arrays
 
 Dims = tuple[Hashable, ...]
 
-_NAMES = {
-    getattr(duck_array_ops, {"all": "array_all", "any": "array_any"}.get(name, name)): name
-    for name in ("all", "any", "count", "first", "last", "max", "mean", "median", "min", "prod", "std", "sum", "var")
-}
-"""The names of the functions that xarray reduces with where there is no flox."""
+_REDUCTIONS = ("all", "any", "count", "first", "last", "max", "mean", "median", "min", "prod", "std", "sum", "var")
 
 _OPTIONS = ("fill_value", "min_count", "ddof", "q", "dtype")
 """What is passed on. Other options choose between ways of flox that differ in speed only."""
@@ -72,15 +68,22 @@ def _reduce_with(theirs: Callable[..., Any]) -> Callable[..., Any]:
     """``reduce`` with a function that has a name is that reduction."""
 
     def method(self: Any, func: Any, dim: Any = None, *, axis: Any = None, **kwargs: Any) -> Any:
-        if func not in _NAMES or axis is not None:
+        name = _name(func)
+        if name is None or axis is not None:
             return theirs(self, func, dim, axis=axis, **kwargs)
         kwargs.pop("shortcut", None)
         own = [dim] if isinstance(dim, str) else dim
         if own is not None and own is not ... and list(own) == [self._group_dim]:
             dim = None  # several dimensions that xarray has made one
-        return self._flox_reduce(dim=dim, func=_NAMES[func], **kwargs)
+        return self._flox_reduce(dim=dim, func=name, **kwargs)
 
     return method
+
+
+def _name(func: Callable[..., Any]) -> str | None:
+    """The name of a function that xarray reduces with where there is no flox; None for any other."""
+    functions = {k: getattr(duck_array_ops, {"all": "array_all", "any": "array_any"}.get(k, k)) for k in _REDUCTIONS}
+    return next((name for name, function in functions.items() if function is func), None)
 
 
 def _first_or_last(theirs: Callable[..., Any]) -> Callable[..., Any]:
