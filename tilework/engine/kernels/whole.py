@@ -50,7 +50,7 @@ def checked(result: Any, shape: tuple[Any, ...] | None, dtype: np.dtype[Any] | N
     """
     if isinstance(result, np.memmap | int | float | complex):
         result = np.asarray(result)
-    if type(result) is not np.ndarray and dtype == object and shape == ():
+    if type(result) is not np.ndarray and dtype is not None and dtype.kind == "O" and shape == ():
         boxed = np.empty((), object)  # NumPy unpacks an array of one object
         boxed[()], result = result, boxed
     if type(result) is not np.ndarray:
