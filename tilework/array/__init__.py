@@ -5,6 +5,7 @@ same. Ufuncs are NumPy's own (``ta.sin is numpy.sin``): they find out by themsel
 """
 
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 from numpy import (
     abs,
@@ -364,7 +365,7 @@ __all__ = [
 __array_api_version__ = "2025.12"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> _ModuleType:
     """``fft`` and ``linalg`` are loaded when they are first asked for."""
     if name in ("fft", "linalg"):
         return _import_module(f"{__name__}.{name}")
