@@ -262,3 +262,13 @@ def test_meshgrid_flattens():
     a, b = np.arange(6).reshape(2, 3), np.arange(4)
     for mine, theirs in zip(ta.meshgrid(ta.from_array(a, chunks=2), b), np.meshgrid(a, b), strict=True):
         assert_eq(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["ones", "zeros", "empty"])
+def test_a_name_that_was_asked_for(name: str) -> None:
+    make, like = getattr(ta, name), getattr(ta, name + "_like")
+    named = make(3, name="mine")
+    assert named.name == "mine"
+    assert like(named, name="other").name == "other"
+    assert make(3).name == make(3).name != "mine"
+    assert_eq(named + make(3), named.compute() * 2)  # of the same contents, whatever they are called

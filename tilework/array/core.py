@@ -45,7 +45,7 @@ class Array(NDArrayOperatorsMixin):
     tilework.array<sum, shape=(6,), dtype=float64, chunksize=(3,)>
     """
 
-    __slots__ = ("__weakref__", "node")
+    __slots__ = ("__weakref__", "_name", "node")
     __array_priority__ = 11
 
     node: ArrayNode
@@ -114,8 +114,9 @@ class Array(NDArrayOperatorsMixin):
     var: Callable[..., Array]
     view: Callable[..., Array]
 
-    def __init__(self, node: ArrayNode) -> None:
+    def __init__(self, node: ArrayNode, name: str | None = None) -> None:
         self.node = node
+        self._name = name  # as it was asked for; means nothing to the plan
 
     def __tilework_rebuild__(self, node: ArrayNode) -> Array:
         return Array(node)
@@ -192,8 +193,8 @@ class Array(NDArrayOperatorsMixin):
 
     @property
     def name(self) -> str:
-        """A name that equal arrays share: the token of the array's node."""
-        return self.node.token
+        """The name that the array was made with; else one that equal arrays share, the token of its node."""
+        return self.node.token if self._name is None else self._name
 
     @property
     def device(self) -> str:

@@ -275,7 +275,9 @@ def full(
         Default: that of the value.
     chunks
         As for :func:`from_array`.
-    order, name, device, like
+    name
+        What :attr:`Array.name` is to say.
+    order, device, like
         Without effect; for programs written for NumPy or Dask.
 
     Examples
@@ -286,7 +288,7 @@ def full(
            [7, 7, 7]])
     """
     check_device(device)
-    return _constant(shape, _scalar(fill_value, dtype, "full"), chunks, "full")
+    return _constant(shape, _scalar(fill_value, dtype, "full"), chunks, "full", name)
 
 
 def _scalar(value: Any, dtype: Any, label: str) -> np.ndarray:
@@ -296,12 +298,12 @@ def _scalar(value: Any, dtype: Any, label: str) -> np.ndarray:
     return found if dtype is None else found.astype(dtype)
 
 
-def _constant(shape: Any, value: np.ndarray, chunks: Any, label: str) -> Array:
+def _constant(shape: Any, value: np.ndarray, chunks: Any, label: str, name: str | None) -> Array:
     shape = shape_of(shape)
     if isinstance(chunks, str) and chunks == "auto" and value.dtype.hasobject:
         chunks = -1
     source = memory.ConstantSource(value[()], shape, value.dtype)
-    return Array(build.source(source, normalize(chunks, shape, value.dtype), label))
+    return Array(build.source(source, normalize(chunks, shape, value.dtype), label), name)
 
 
 def zeros(
@@ -310,7 +312,7 @@ def zeros(
 ) -> Array:  # fmt: skip
     """An array of zeros. Parameters are those of :func:`full`."""
     check_device(device)
-    return _constant(shape, np.zeros((), dtype), chunks, "zeros")
+    return _constant(shape, np.zeros((), dtype), chunks, "zeros", name)
 
 
 def ones(
@@ -319,7 +321,7 @@ def ones(
 ) -> Array:  # fmt: skip
     """An array of ones. Parameters are those of :func:`full`."""
     check_device(device)
-    return _constant(shape, np.ones((), dtype), chunks, "ones")
+    return _constant(shape, np.ones((), dtype), chunks, "ones", name)
 
 
 def empty(
@@ -328,7 +330,7 @@ def empty(
 ) -> Array:  # fmt: skip
     """An array of values that do not matter (zeros). Parameters are those of :func:`full`."""
     check_device(device)
-    return _constant(shape, np.zeros((), dtype), chunks, "empty")
+    return _constant(shape, np.zeros((), dtype), chunks, "empty", name)
 
 
 def full_like(
@@ -353,10 +355,12 @@ def full_like(
         The value.
     dtype, shape, chunks
         To differ from ``a`` in these. Chunks are those of ``a`` if the shape is.
-    order, subok, name, device
+    name
+        What :attr:`Array.name` is to say.
+    order, subok, device
         Without effect; for programs written for NumPy or Dask.
     """
-    return _like(a, lambda dtype: _scalar(fill_value, dtype, "full_like"), dtype, shape, chunks, device, "full_like")
+    return _like(a, lambda dtype: _scalar(fill_value, dtype, "full_like"), dtype, shape, chunks, device, "full_like", name)
 
 
 def _like(
@@ -367,6 +371,7 @@ def _like(
     chunks: Any,
     device: Any,
     label: str,
+    name: str | None,
 ) -> Array:
     """An array of ``value_of(dtype)`` everywhere, like ``a`` but for what is given."""
     check_device(device)
@@ -374,10 +379,10 @@ def _like(
     value = value_of(a.dtype if dtype is None else np.dtype(dtype))
     if shape is None and not all(axis.known for axis in a.chunks):
         fill = Mapped(np.full_like, (("fill_value", value[()]), ("dtype", value.dtype)))
-        return Array(build.elementwise(fill, [a.node], value.dtype, label))
+        return Array(build.elementwise(fill, [a.node], value.dtype, label), name)
     if chunks is None:
         chunks = a.chunks if shape is None else "auto"
-    return _constant(a.shape if shape is None else shape, value, chunks, label)
+    return _constant(a.shape if shape is None else shape, value, chunks, label, name)
 
 
 def zeros_like(
@@ -385,7 +390,7 @@ def zeros_like(
     name: Any = None, device: Any = None,
 ) -> Array:  # fmt: skip
     """Zeros, with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    return _like(a, partial(np.zeros, ()), dtype, shape, chunks, device, "zeros_like")
+    return _like(a, partial(np.zeros, ()), dtype, shape, chunks, device, "zeros_like", name)
 
 
 def ones_like(
@@ -393,7 +398,7 @@ def ones_like(
     name: Any = None, device: Any = None,
 ) -> Array:  # fmt: skip
     """Ones, with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    return _like(a, partial(np.ones, ()), dtype, shape, chunks, device, "ones_like")
+    return _like(a, partial(np.ones, ()), dtype, shape, chunks, device, "ones_like", name)
 
 
 def empty_like(
@@ -401,7 +406,7 @@ def empty_like(
     name: Any = None, device: Any = None,
 ) -> Array:  # fmt: skip
     """Values that do not matter (zeros), with the shape, dtype and chunks of another array; see :func:`full_like`."""
-    return _like(a, partial(np.zeros, ()), dtype, shape, chunks, device, "empty_like")
+    return _like(a, partial(np.zeros, ()), dtype, shape, chunks, device, "empty_like", name)
 
 
 # ---------------------------------------------------------------- ranges
