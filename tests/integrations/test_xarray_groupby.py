@@ -82,6 +82,9 @@ def test_numpy_and_dask_go_on_as_before(daily):
     found = x.chunk(x=5, chunked_array_type="dask").assign_coords(g=x.g).groupby("g").mean()
     assert isinstance(found.data, dask.Array)
     xr.testing.assert_allclose(found.compute(), x.groupby("g").mean())
+    labels = x.g.chunk(x=5, chunked_array_type="dask")
+    found = x.drop_vars("g").chunk(x=5, chunked_array_type="dask").assign_coords(g=labels)
+    assert isinstance(found.groupby(g=UniqueGrouper(labels=[0, 1, 2])).sum().data, dask.Array)
 
 
 # ---------------------------------------------------------------- lazy labels, other calendars

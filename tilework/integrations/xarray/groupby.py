@@ -51,11 +51,11 @@ def adapt_groupby() -> None:
 
 
 def _instead(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """``ours`` for groups of objects that hold tilework arrays."""
+    """``ours`` for groups of objects that hold tilework arrays, and for labels that are such arrays."""
 
     @wraps(theirs)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        lazy = self._by_chunked or holds_arrays(self._original_obj)
+        lazy = holds_arrays(self._original_obj) or holds_arrays(self.encoded.codes)
         return (ours if lazy else theirs)(self, *args, **kwargs)
 
     return method
