@@ -44,7 +44,7 @@ def _interpolating(theirs: Callable[..., Any]) -> Callable[..., Any]:
             return theirs(var, indexes_coords, method, **kwargs)
         steps = missing.decompose_interp(indexes_coords) if method in ("linear", "nearest") else [indexes_coords]
         for step in steps:  # dimensions that have nothing to do with each other come one after another
-            points = _points(step, method, kwargs) if len(step) == 1 else None
+            points = _points(step, method, kwargs, var) if len(step) == 1 else None
             if points is None:
                 axes = tuple(sorted(var.get_axis_num(dim) for dim in step))
                 var = theirs(var.copy(data=Array(in_one_block(var._data.node, axes, "interp"))), step, method, **kwargs)
@@ -58,22 +58,27 @@ def _interpolating(theirs: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class _Points:
-    """For each point of the result which values it lies between: ``low + (high - low) * weight``."""
+    """For each point of the result which values it lies between: ``(high - low) / gap * offset + low``.
+
+    These are SciPy's operations in SciPy's order, for equal results to the last bit.
+    """
 
     low: np.ndarray
     high: np.ndarray
-    weight: np.ndarray | None  # None: the value at low
+    gap: np.ndarray | None  # None: the value at low
+    offset: np.ndarray
     outside: np.ndarray  # whether it lies beyond the ends, where the result is
     fill: np.ndarray
     dims: tuple[Any, ...]  # its own dimension, or none for a single point
 
     def of(self, some: slice) -> _Points:
         """Some of the points."""
-        weight = None if self.weight is None else self.weight[some]
-        return _Points(self.low[some], self.high[some], weight, self.outside[some], self.fill[some], self.dims)
+        gap = None if self.gap is None else self.gap[some]
+        low, high, outside = self.low[some], self.high[some], self.outside[some]
+        return _Points(low, high, gap, self.offset[some], outside, self.fill[some], self.dims)
 
 
-def _points(step: Any, method: str, kwargs: dict[str, Any]) -> _Points | None:
+def _points(step: Any, method: str, kwargs: dict[str, Any], var: xr.Variable) -> _Points | None:
     """How to interpolate along one dimension, or None where that is left to xarray."""
     ((x, new_x),) = step.values()
     fill = kwargs.get("fill_value", np.nan)
@@ -88,15 +93,19 @@ def _points(step: Any, method: str, kwargs: dict[str, Any]) -> _Points | None:
         return None
     if method == "nearest":
         low = high = np.searchsorted(have[1:] / 2 + have[:-1] / 2, wanted).clip(0, len(have) - 1)
-        weight = None
+        gap = None
     else:
         high = np.searchsorted(have, wanted).clip(1, len(have) - 1)
         low = high - 1
-        weight = (wanted - have[low]) / (have[high] - have[low])
+        if var.ndim == 1 and var.dtype == float and not isinstance(fill, str):  # SciPy leaves these to numpy.interp,
+            there = have[high] == wanted  # for which values stand where they stand, whatever is beside them
+            low, high = np.where(there, high, low), np.where(have[low] == wanted, low, high)
+        gap = np.where(low == high, 1.0, have[high] - have[low])
     below, above = wanted < have[0], wanted > have[-1]
     ends = (np.nan, np.nan) if isinstance(fill, str) else np.broadcast_to(fill, 2)
     outside = np.isnan(wanted) if isinstance(fill, str) else ~((wanted >= have[0]) & (wanted <= have[-1]))
-    return _Points(low, high, weight, outside, np.select([below, above], ends, np.nan), new_x.dims)
+    fills = np.select([below, above], ends, np.nan)
+    return _Points(low, high, gap, wanted - have[low], outside, fills, new_x.dims)
 
 
 def _interpolated(var: xr.Variable, dim: Any, points: _Points) -> xr.Variable:
@@ -159,12 +168,13 @@ def _between(x: np.ndarray, out: np.ndarray, points: _Points, axis: int) -> None
     """Interpolate one tile of two dimensions along an axis."""
     across = (slice(None), None) if axis == 0 else slice(None)
     first = np.take(x, points.low, axis) if axis else x[points.low]
-    if points.weight is None:
+    if points.gap is None:
         out[...] = first
     else:
         rise = np.take(x, points.high, axis) if axis else x[points.high]
         rise -= first
-        rise *= points.weight[across]
+        rise /= points.gap[across]
+        rise *= points.offset[across]
         np.add(rise, first, out=out)
     if points.outside.any():
         np.copyto(out, points.fill[across], where=points.outside[across])
