@@ -35,7 +35,7 @@ VALUES[RNG.random(VALUES.shape) < 0.2] = np.nan
 VALUES[:, 2, 3] = np.nan
 TIME = pd.date_range("2000-01-01", periods=400)
 COORDS = {"time": TIME, "lat": np.linspace(-60, 60, 6), "lon": np.arange(8.0)}
-GROUPERS = {name: getattr(groupers, name) for name in ("SeasonGrouper", "SeasonResampler", "TimeResampler")}
+GROUPERS = {name: getattr(groupers, name) for name in groupers.__all__ if name[0].isupper()}
 BLOCKS = {"time": 90, "lat": 4}
 
 
