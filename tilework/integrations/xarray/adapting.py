@@ -7,8 +7,11 @@ in xarray's modules, once, when the chunk manager loads; each replacement passes
 and a name that a version of xarray does not have is left out.
 
 - ``is_duck_dask_array`` in the modules of :data:`_ASKING` says yes: what they do then is right for any chunked array.
-- ``push`` (ffill, bfill), ``least_squares`` (polyfit), ``lazy_array_equiv`` (merge, concat) and the fields of dates are
-  functions of this module.
+  Methods that it refuses for Dask's (``argsort``) are not refused.
+- ``push`` (ffill, bfill), ``least_squares`` (polyfit), ``lazy_array_equiv`` (merge, concat), the mean and the fields of
+  dates are functions of this module.
+- Dates that are written keep 64 bits until fill values have taken the place of those that are missing.
+- Rolling reductions and interpolation are in :mod:`tilework.integrations.xarray.rolling` and ``interpolation``.
 - ``to_zarr`` and ``to_netcdf`` refuse to empty what they are about to read, and writes that wait are tilework's own:
   :mod:`tilework.integrations.xarray.writing`.
 - ``curvefit`` lets the dimensions that are fitted become one block.
