@@ -360,7 +360,9 @@ def full_like(
     order, subok, device
         Without effect; for programs written for NumPy or Dask.
     """
-    return _like(a, lambda dtype: _scalar(fill_value, dtype, "full_like"), dtype, shape, chunks, device, "full_like", name)
+    return _like(
+        a, lambda dtype: _scalar(fill_value, dtype, "full_like"), dtype, shape, chunks, device, "full_like", name
+    )
 
 
 def _like(

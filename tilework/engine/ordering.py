@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 
-
 CLIMB = 100
 """Steps that are climbed towards a common ancestor; trees of blocks are less deep, chains of delayed calls are not."""
 
