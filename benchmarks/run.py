@@ -99,23 +99,34 @@ def heading() -> str:
     )
 
 
+def updated(old: str, parts: dict[str, str], titles: list[str]) -> str:
+    """The results with the parts measured now in the place of what was there, cases in the order of ``titles``."""
+    found = {part.splitlines()[0]: f"### {part}" for part in old.split("### ")[1:]}
+    found |= {text.splitlines()[0].removeprefix("### "): text for text in parts.values()}
+    return "\n".join([heading(), *(found[title].rstrip() + "\n" for title in titles if title in found)])
+
+
 def main() -> int:
     """Run what was asked for."""
     cases = all_cases()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", help=f"which (default all): {', '.join(cases)}")
     parser.add_argument("--rounds", type=int, default=None, help="measurements of each peer")
-    parser.add_argument("--output", type=Path, default=None, help="file for the results")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="file for the results; cases not run stay as they are"
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.cases if name not in cases]:
         parser.error(f"unknown case {unknown[0]!r}; there are {', '.join(cases)}")
-    parts, fine = [heading()], True
+    parts: dict[str, str] = {}
+    fine = True
     for name in options.cases or cases:
         figures, failed = measure(cases[name], options.rounds or cases[name].rounds)
         text, agree = section(cases[name], figures, failed)
-        parts.append(text)
+        parts[name] = text
         fine = fine and agree and not (set(failed) & {"tilework"})
-    text = "\n".join(parts)
+    old = options.output.read_text() if options.output and options.output.exists() else ""
+    text = updated(old, parts, [case.title for case in cases.values()])
     print(text)
     if options.output:
         options.output.write_text(text)
