@@ -457,3 +457,10 @@ def test_a_view_weighs_nothing() -> None:
     node = build.blockwise(function, "ji", [(x.node, "ij")], "f8", label="view")
     (stage,) = stages(Array(node))
     assert only(stage) == (0, 0)
+
+
+def test_reading_a_part_of_a_chunk_weighs_the_chunk() -> None:
+    drawn = ta.random.default_rng(0).random((1000, 1000), chunks=(100, 1000))
+    whole, part = stages(drawn.sum(axis=1))[0], stages(drawn[:, :10].sum(axis=1))[0]
+    assert whole.work_bytes.max() <= TILE_SCRATCH
+    assert part.work_bytes.max() >= 8 * 100 * 1000 > 8 * 100 * 10

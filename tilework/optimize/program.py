@@ -122,7 +122,8 @@ class ProgramBuilder:
         on_top = weigh.needed_on_top(self.values, self.made, goals, self.kept, ndim)
         read = [operand.scatter for operand in self.operands if isinstance(operand, Gathered)]
         written = [output.scatter for output in self.outputs if output.scatter is not None]
-        return weigh.left_behind(goals, ndim), on_top + weigh.pieces_at_once(read, written)
+        chunk = max([weigh.chunk_at_once(leaf) for leaf in self.operands if isinstance(leaf, Leaf)], default=0)
+        return weigh.left_behind(goals, ndim), on_top + weigh.pieces_at_once(read, written) + chunk
 
     def read_bytes(self) -> int:
         """What all tasks together read from storage."""

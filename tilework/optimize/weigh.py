@@ -149,6 +149,19 @@ def needed_on_top(
     return peak
 
 
+def chunk_at_once(leaf: Leaf) -> int:
+    """Bytes of the chunk that a task holds while it reads a part of it; none where blocks are whole chunks."""
+    unit = leaf.source.storage_chunks
+    if unit is None or leaf.source.free:
+        return 0
+    whole = all(
+        r.step == 1 and r.start % u == 0 and r.stop in (n, r.stop // u * u) and all(size % u == 0 for size in have[:-1])
+        for r, u, have, n in zip(leaf.region, unit, leaf.chunks, leaf.source.shape, strict=True)
+    )
+    size = prod(min(u, n) for u, n in zip(unit, leaf.source.shape, strict=True))
+    return 0 if whole else leaf.source.dtype.itemsize * size
+
+
 def pieces_at_once(read: Sequence[Scatter], written: Sequence[Scatter]) -> int:
     """Bytes of pieces that a task has in its hands on their way from or to scratch space. One way at a time."""
     return max(

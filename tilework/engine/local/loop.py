@@ -218,6 +218,7 @@ class LocalRun:
     def _load(self, worker: int, blocks: list[int]) -> BaseException | None:
         try:
             for block in blocks:
+                self._heap.look()
                 self._values[block] = self._spill.read(block)
         except BaseException as error:
             return error
@@ -241,6 +242,7 @@ class LocalRun:
                     self._drop([block])
                 else:
                     self._scheduler.kept(worker, [block])
+            self._heap.look()
 
     def _retries(self, task: int) -> int:
         _, stage, i = self._graph.locate(task)
