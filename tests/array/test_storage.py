@@ -379,3 +379,10 @@ def test_stores_that_are_read_are_not_overwritten(grid, lazy):
     (x * 2).to_zarr(store, component="b")
     (ta.from_zarr(store, "b") * 2).to_zarr(store, component="a", overwrite=True)
     np.testing.assert_array_equal(ta.from_zarr(store, "a").compute(), grid * 4)
+
+
+def test_a_layout_for_an_array_that_exists(tmp_path):
+    target = zarr.create_array(tmp_path / "x.zarr", shape=(4,), chunks=(2,), dtype="i8")
+    with pytest.raises(TypeError, match="'memory': layouts are for new arrays"):
+        ta.to_zarr(ta.arange(4, chunks=2), target, memory="1MB")
+    assert not target[:].any()

@@ -295,6 +295,11 @@ def to_zarr(
     if mode not in (None, "a", "w", "w-", "r+"):
         raise PlanError(f'to_zarr: mode={mode!r} cannot write; use "w", "w-", "a" or "r+"')
     if is_zarr_array(url) or region is not None or mode == "r+":
+        if kwargs:
+            raise TypeError(
+                f"to_zarr: {', '.join(map(repr, kwargs))}: layouts are for new arrays, and this one exists; "
+                "settings such as memory go to tilework.config.set"
+            )
         target = open_zarr_array(url, component, storage_options, "r+")
         start = _start(x, target, region)
         place = None if region is None else tuple(slice(a, a + n) for a, n in zip(start, x.shape, strict=True))
