@@ -185,7 +185,7 @@ def test_files_opened_by_delayed_calls(tmp_path, dataset):
     for k, path in enumerate(paths):
         dataset[["t"]].isel(time=slice(25 * k, 25 * k + 25)).to_netcdf(path)
     open_ = tw.delayed(xr.open_dataset)
-    (parts,) = tw.compute([open_(path, chunks={}, chunked_array_type="tilework") for path in paths])
+    (parts,) = tw.compute([open_(path, engine="h5netcdf", chunks={}, chunked_array_type="tilework") for path in paths])
     found = xr.combine_by_coords(parts)
     assert isinstance(found.t.data, ta.Array)
     xr.testing.assert_identical(found.compute(), dataset[["t"]])
