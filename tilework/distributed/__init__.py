@@ -1,0 +1,1 @@
+"""Clusters and futures: ``Client``, ``LocalCluster``, ``as_completed``, ``wait`` and their kin."""

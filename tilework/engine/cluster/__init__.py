@@ -1,0 +1,1 @@
+"""Runs task graphs and futures on worker processes of this machine. See docs/design/cluster.md."""
