@@ -12,6 +12,10 @@
     ├── MemoryBudgetError (MemoryError)        a plan that can never run inside the budget; nothing was started
     ├── BlockResultError (ValueError)          a user function returned another shape or dtype than announced
     ├── StorageError (OSError)                 a source, sink or spill file failed: missing, corrupt, disk full
+    ├── ConnectionLostError (ConnectionError)  nobody answers at a cluster's address, or not any more
+    ├── KilledWorker (RuntimeError)            a task whose worker process died each time that it ran
+    │   ├── MemoryLimitError (MemoryError)     a task that took more memory than a worker may have
+    │   └── TaskTimeoutError (TimeoutError)    a task that ran for longer than allowed
     └── InternalError (RuntimeError)           a bug in tilework itself; please report it
 
 Each also derives from the builtin that NumPy or Python would raise in its place, so ``except ValueError`` goes on
@@ -61,6 +65,22 @@ class BlockResultError(TileworkError, ValueError):
 
 class StorageError(TileworkError, OSError):
     """A source, a sink or a spill file failed: missing, closed, corrupt, or the disk is full."""
+
+
+class ConnectionLostError(TileworkError, ConnectionError):
+    """Nobody answers at a cluster's address, or the cluster that did has ended."""
+
+
+class KilledWorker(TileworkError, RuntimeError):
+    """A task was not finished, since the worker process that ran it died, again and again. The message is the story."""
+
+
+class MemoryLimitError(KilledWorker, MemoryError):
+    """A task was stopped, since its worker process took more memory than it may."""
+
+
+class TaskTimeoutError(KilledWorker, TimeoutError):
+    """A task was stopped, since it ran for longer than ``task_timeout``."""
 
 
 class PerformanceWarning(UserWarning):
