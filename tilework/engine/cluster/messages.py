@@ -23,16 +23,20 @@ class Stored(NamedTuple):
         The pickle, or where it lies in the arena if it is large.
     parts
         Offset in the arena and size of each of its buffers.
-    extent
-        Offset and size of what was allocated for it; None if all of it is borrowed.
+    extents
+        Offset and size of what was allocated for it. Freed with it, once nobody borrows it any more.
     borrowed
-        Offsets of the extents of other values in which some of ``parts`` lie.
+        The extents of other values in which some of ``parts`` lie.
+    shared
+        Numbers of the parts that are memory which whoever dumped it keeps, and which may be written to: the array that
+        is the result of a plan.
     """
 
     head: bytes | tuple[int, int]
     parts: tuple[tuple[int, int], ...]
-    extent: tuple[int, int] | None
-    borrowed: tuple[int, ...]
+    extents: tuple[tuple[int, int], ...]
+    borrowed: tuple[tuple[int, int], ...] = ()
+    shared: tuple[int, ...] = ()
 
 
 class OnDisk(NamedTuple):
@@ -42,7 +46,17 @@ class OnDisk(NamedTuple):
     sizes: tuple[int, ...]
 
 
-Value: TypeAlias = bytes | Stored | OnDisk
+class Scratch(NamedTuple):
+    """Scratch space of a plan: a range of the spill file, where tasks write and read (see ``BlockTask.scratch``).
+
+    Several values may name one range, for tasks pass it on. It is free once all of them are dropped.
+    """
+
+    offset: int
+    size: int
+
+
+Value: TypeAlias = bytes | Stored | OnDisk | Scratch
 
 # ---------------------------------------------------------------- scheduler → worker
 
@@ -88,10 +102,15 @@ class CallTask(NamedTuple):
 
 
 class BlockTask(NamedTuple):
-    """Work of a task: task number ``task`` of a graph (the graph's own number)."""
+    """Work of a task: task number ``task`` of a graph (the graph's own number).
+
+    ``scratch`` is the range of the spill file that was allocated for it, if it is one of ``SubmitGraph.scratch``. The
+    task's value is that range.
+    """
 
     graph: int
     task: int
+    scratch: Scratch | None = None
 
 
 class Batch(NamedTuple):
@@ -128,7 +147,7 @@ class GiveBack(NamedTuple):
 
 
 class SpillBlocks(NamedTuple):
-    """Write blocks to the spill file: ``(task, value, offset, size)`` each. Answered by :class:`Spilled`."""
+    """Write blocks to the spill file: ``(task, value, offset)`` each. Answered by :class:`Spilled`."""
 
     blocks: list[tuple[int, Stored, int]]
 
@@ -202,7 +221,7 @@ class Loaded(NamedTuple):
 class Spilled(NamedTuple):
     """Blocks that are on disk; those that are not; and why not."""
 
-    done: list[int]
+    done: list[tuple[int, OnDisk]]
     kept: list[int]
     error: str | None
 
@@ -322,6 +341,8 @@ class SubmitGraph(NamedTuple):
         Of the stages, for messages and pages.
     resident_bytes
         What its sinks hold while it runs.
+    scratch
+        Bytes of scratch space by task of the graph, of those that open some.
     watched
         Whether the client wants :class:`Progress`.
     """
@@ -332,6 +353,7 @@ class SubmitGraph(NamedTuple):
     held: dict[int, int]
     labels: tuple[str, ...]
     resident_bytes: int
+    scratch: dict[int, int]
     options: TaskOptions
     watched: bool
 
