@@ -16,14 +16,14 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tilework.base.version import __version__
+
 if TYPE_CHECKING:
     from tilework import array
     from tilework.base import config
     from tilework.delayed import delayed
     from tilework.diagnostics.progress import ProgressBar
     from tilework.session import compute, explain, is_tilework_collection, optimize, persist, visualize
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ProgressBar": "tilework.diagnostics.progress",
@@ -69,6 +69,7 @@ sys.modules[__name__].__class__ = _Facade
 
 __all__ = [
     "ProgressBar",
+    "__version__",
     "array",
     "compute",
     "config",
