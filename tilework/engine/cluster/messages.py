@@ -405,7 +405,26 @@ class Retry(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Anything that is asked seldom: ``method`` is a name in ``server.REQUESTS``. Answered by :class:`Reply`."""
+    """Anything that is asked seldom: ``method`` is a name in ``server.REQUESTS``. Answered by :class:`Reply`.
+
+    ==================================  =========================================================================
+    ``info()``                          dict: ``name``, ``address``, ``dashboard``, ``memory``, and ``workers``, a dict
+                                        by number: ``name``, ``pid``, ``threads``, ``memory_limit``, ``memory``,
+                                        ``running`` (tasks), ``done`` (tasks)
+    ``who_has(futures | None)``         numbers of the workers by future: whose slot has its value, () if none has
+    ``run(blob, workers | None)``       ``(value, error)`` of :class:`Ran` by worker. The blob is a pickled function of
+                                        no arguments. ``workers`` are numbers or names
+    ``setup(blob)``                     as ``run`` on all; workers that come later run it before anything else
+    ``versions()``                      dict: ``scheduler``: versions, ``workers``: versions by number
+    ``restart()``                       None, once all workers are new and all futures cancelled
+    ``scale(n)``                        None, at once
+    ``adapt(minimum, maximum)``         None, at once; ``scale`` ends it
+    ``wait_for_workers(n)``             None, once so many serve
+    ``logs()``                          text by name (``scheduler`` and the workers')
+    ``fire_and_forget(futures)``        None, at once: they will be run also if they are released
+    ``shutdown()``                      None; then the cluster ends
+    ==================================  =========================================================================
+    """
 
     number: int
     method: str
