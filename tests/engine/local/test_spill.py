@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,14 @@ def test_space_is_used_again(steps: list[tuple[int, int]]) -> None:
         else:
             there[number] = np.full(size, number * 1000 + size, np.int64)
             assert file.write(number, there[number])
-        extents = sorted((e.offset, e.end) for e in file._extents.values())
-        spans = sorted([*extents, *file._gaps])
-        assert [start for start, _ in spans] == [0, *(stop for _, stop in spans)][: len(spans)], "no overlap, no loss"
-        assert file._end == (spans[-1][1] if spans else 0)
-        assert not file._gaps or file._gaps[-1][1] < file._end
+        extents = sorted((e.offset, e.offset + sum(e.sizes)) for e in file._extents.values())
+        assert all(stop <= start for (_, stop), (start, _) in pairwise(extents)), "no overlap"
+        assert file._space.used_bytes == sum(stop - start for start, stop in extents), "no loss"
+        assert on_disk(file) == file._space.top == max((stop for _, stop in extents), default=0)
     for number, value in there.items():
         np.testing.assert_array_equal(file.read(number), value)
     if steps:
-        assert on_disk(file) == file._end == 0
+        assert on_disk(file) == file._space.top == 0
     file.close()
 
 

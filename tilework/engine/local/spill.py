@@ -8,7 +8,7 @@ without a copy in between. Space that is read back is reused, so the file grows 
 from __future__ import annotations
 
 import pickle
-from bisect import bisect
+import sys
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -17,6 +17,7 @@ import cloudpickle
 import numpy as np
 
 from tilework.base.errors import StorageError
+from tilework.base.extents import Extents
 from tilework.base.scratch import ScratchFile, place
 from tilework.base.sizes import format_bytes
 
@@ -27,10 +28,6 @@ class _Extent:
 
     offset: int
     sizes: tuple[int, ...]
-
-    @property
-    def end(self) -> int:
-        return self.offset + sum(self.sizes)
 
 
 class SpillFile:
@@ -46,9 +43,7 @@ class SpillFile:
         self.directory = directory
         self._file: ScratchFile | None = None
         self._extents: dict[int, _Extent] = {}
-        # Free (start, stop) below _end, ascending, never touching each other.
-        self._gaps: list[tuple[int, int]] = []
-        self._end = 0
+        self._space = Extents(0, sys.maxsize)
         self._closed = False
         self._lock = Lock()  # not held during I/O: whoever reads or writes holds the file itself
 
@@ -69,17 +64,17 @@ class SpillFile:
         sizes = tuple(raw.nbytes for raw in raws)
         try:
             with self._lock:
-                file, offset = self._opened(), self._allocate(sum(sizes))
+                file, offset = self._opened(), self._space.allocate(sum(sizes)) or 0  # there is always room
             try:
                 file.write(raws, offset)
             except BaseException:
                 with self._lock:
-                    self._free(offset, offset + sum(sizes))
+                    self._free(offset, sum(sizes))
                 raise
         except OSError as error:
             raise StorageError(
                 f"cannot spill a block of {format_bytes(sum(sizes))} to {place(self.directory)!r} "
-                f"({format_bytes(self._end)} are there): {error}. Free some disk space, set spill_directory to "
+                f"({format_bytes(self._space.top)} are there): {error}. Free some disk space, set spill_directory to "
                 "another disk, or raise memory=... so that nothing must be spilled"
             ) from error
         self._extents[number] = _Extent(offset, sizes)
@@ -106,7 +101,7 @@ class SpillFile:
             ) from error
         del self._extents[number]
         with self._lock:
-            self._free(extent.offset, extent.end)
+            self._free(extent.offset, sum(extent.sizes))
         return pickle.loads(raws[0].data, buffers=raws[1:])
 
     def close(self) -> None:
@@ -124,30 +119,11 @@ class SpillFile:
             self._file = ScratchFile(self.directory)
         return self._file
 
-    def _allocate(self, size: int) -> int:
-        for i, (start, stop) in enumerate(self._gaps):
-            if stop - start >= size:
-                self._gaps[i : i + 1] = [(start + size, stop)] if stop - start > size else []
-                return start
-        self._end += size
-        return self._end - size
-
-    def _free(self, start: int, stop: int) -> None:
-        if start == stop:
-            return
-        gaps = self._gaps
-        i = bisect(gaps, (start, stop))
-        if i < len(gaps) and gaps[i][0] == stop:
-            stop = gaps.pop(i)[1]
-        if i and gaps[i - 1][1] == start:
-            i -= 1
-            start = gaps.pop(i)[0]
-        if stop < self._end:
-            gaps.insert(i, (start, stop))
-        else:
-            self._end = start
-            if self._file is not None:
-                self._file.truncate(start)
+    def _free(self, offset: int, size: int) -> None:
+        top = self._space.top
+        self._space.free(offset, size)
+        if self._space.top < top and self._file is not None:
+            self._file.truncate(self._space.top)
 
 
 def _dumps(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
