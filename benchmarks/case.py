@@ -12,6 +12,23 @@ Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
+class Told:
+    """An answer, and figures that the work has measured itself.
+
+    Attributes
+    ----------
+    answer
+        What the work gives, as if it had measured nothing.
+    figures
+        Seconds as ``"wall"``, in the place of what is measured from outside. Anything else is bytes, and shown in a
+        column of that name.
+    """
+
+    answer: Any
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of the results.
 

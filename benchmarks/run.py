@@ -23,19 +23,23 @@ from benchmarks.case import Case
 from benchmarks.cases import all_cases
 
 Figures = dict[str, list[dict[str, Any]]]
+KNOWN = {"wall", "cpu", "peak", "before", "answer"}
+WORKER = "from benchmarks.worker import main; main()"
+"""Not ``-m``: processes that a peer spawns would import the benchmarks, with all that they import, as ``__main__``."""
 
 
 def measure(case: Case, rounds: int) -> tuple[Figures, dict[str, str]]:
     """All figures of a case by peer, and what went wrong by peer."""
     figures: Figures = {peer: [] for peer in case.peers}
     failed: dict[str, str] = {}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for k in range(rounds):
         for peer in case.peers:
             if peer in failed or k >= case.skip_rounds.get(peer, rounds):
                 continue
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.worker", case.name, peer],
-                capture_output=True, text=True, timeout=1800, env=os.environ, check=False,
+                [sys.executable, "-c", WORKER, case.name, peer],
+                capture_output=True, text=True, timeout=1800, env=environment, check=False,
             )  # fmt: skip
             if done.returncode:
                 failed[peer] = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
@@ -64,14 +68,17 @@ def section(case: Case, figures: Figures, failed: dict[str, str]) -> tuple[str, 
     agree = case.agree(answers)
     lines = [f"### {case.title}", "", f"To reach: {case.goals}.", ""]
     unit = "" if case.per == 1 else " per task"
-    lines += [f"| | wall{unit} | CPU{unit} | peak memory | over start |", "|---|---|---|---|---|"]
+    more = sorted({key for runs in figures.values() for run in runs for key in run} - KNOWN)
+    columns = [f"wall{unit}", f"CPU{unit}", "peak memory", "over start", *more]
+    lines += [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for peer, runs in figures.items():
         if runs:
             peak, before = _median(runs, "peak"), _median(runs, "before")
             wall, cpu = _time(_median(runs, "wall"), case.per), _time(_median(runs, "cpu"), case.per)
-            lines.append(f"| {peer} | {wall} | {cpu} | {peak / 1e6:.0f} MB | {max(0, peak - before) / 1e6:.0f} MB |")
+            amounts = [peak, max(0, peak - before), *(_median(runs, key) for key in more)]
+            lines.append(f"| {' | '.join([peer, wall, cpu, *(f'{amount / 1e6:.0f} MB' for amount in amounts)])} |")
         else:
-            lines.append(f"| {peer} | failed: {failed.get(peer, '?')} | | | |")
+            lines.append(f"| {peer} | failed: {failed.get(peer, '?')} {'| ' * len(columns)}|")
     if case.target and figures["tilework"] and figures.get(case.target[0]):
         peer, key = case.target
         ratio = _median(figures["tilework"], key) / _median(figures[peer], key)
@@ -82,7 +89,7 @@ def section(case: Case, figures: Figures, failed: dict[str, str]) -> tuple[str, 
 
 def heading() -> str:
     """What was measured where."""
-    names = ("numpy", "dask", "cubed", "xarray", "zarr", "joblib", "numexpr")
+    names = ("numpy", "dask", "distributed", "frisky", "ray", "cubed", "xarray", "zarr", "joblib", "numexpr")
     versions = []
     for name in names:
         try:
@@ -94,8 +101,8 @@ def heading() -> str:
         "# Benchmark results\n\n"
         f"Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} cores, {memory:.0f} GiB.\n\n"
         "Written by `make bench`. Each measurement is a fresh process, peers take turns, figures are medians. The "
-        'machine is shared: read the ratios, not the seconds. "Peak memory" is that of the whole process with its '
-        'imports and inputs, "over start" what the work added to it.\n'
+        'machine is shared: read the ratios, not the seconds. "CPU" and "peak memory" are those of the process '
+        'and of all that it starts, with imports and inputs; "over start" is what the work added to the peak.\n'
     )
 
 
