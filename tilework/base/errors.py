@@ -13,6 +13,7 @@
     ├── BlockResultError (ValueError)          a user function returned another shape or dtype than announced
     ├── StorageError (OSError)                 a source, sink or spill file failed: missing, corrupt, disk full
     ├── ConnectionLostError (ConnectionError)  nobody answers at a cluster's address, or not any more
+    ├── ClusterClosedError (RuntimeError)      a client or cluster that was closed, or futures of one
     ├── KilledWorker (RuntimeError)            a task whose worker process died each time that it ran
     │   ├── MemoryLimitError (MemoryError)     a task that took more memory than a worker may have
     │   └── TaskTimeoutError (TimeoutError)    a task that ran for longer than allowed
@@ -69,6 +70,10 @@ class StorageError(TileworkError, OSError):
 
 class ConnectionLostError(TileworkError, ConnectionError):
     """Nobody answers at a cluster's address, or the cluster that did has ended."""
+
+
+class ClusterClosedError(TileworkError, RuntimeError):
+    """A client or cluster that was closed was asked for something, or a future of one."""
 
 
 class KilledWorker(TileworkError, RuntimeError):
