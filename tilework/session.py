@@ -133,7 +133,7 @@ def _lower(
     movable = could_scatter(topological(plan), LEAST_SHARE * budget)
     while True:
         lowered = lower(plan, again, hold_bytes, scratch_directory)
-        wanted = [place for place in lowered.outputs if place is not None]
+        wanted = [place for places in lowered.outputs for place in places]
         graph = taskgraph.build(lowered.stages, wanted, lowered.stores, lowered.resident_bytes)
         if not movable and not keeping.worth_a_trial(lowered.shared, budget):
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, BlockFunction, Node, Slot
 from tilework.plan.protocols import Region
 from tilework.plan.spec import verify_stages
-from tilework.plan.stages import Assembled, Block, BlockSegment, Leaf, Program, Stage, TileSegment
+from tilework.plan.stages import Assembled, Block, BlockSegment, Held, Leaf, Program, Stage, TileSegment
 
 BLOCK = 100 * 100 * 8
 
@@ -418,7 +419,7 @@ def work(make: Callable[[int], list[Node]], n: int) -> int:
     sys.setprofile(profile)
     try:
         lowered = lower(optimize(outputs))
-        taskgraph.build(lowered.stages, [place for place in lowered.outputs if place is not None])
+        taskgraph.build(lowered.stages, [place for places in lowered.outputs for place in places])
     finally:
         sys.setprofile(None)
     return count
@@ -464,3 +465,65 @@ def test_reading_a_part_of_a_chunk_weighs_the_chunk() -> None:
     whole, part = stages(drawn.sum(axis=1))[0], stages(drawn[:, :10].sum(axis=1))[0]
     assert whole.work_bytes.max() <= TILE_SCRATCH
     assert part.work_bytes.max() >= 8 * 100 * 1000 > 8 * 100 * 10
+
+
+# ---------------------------------------------------------------- futures
+
+
+class Future:
+    """Notes how often its value is fetched."""
+
+    cluster = None
+
+    def __init__(self, number: int, value: Any) -> None:
+        self.number, self.key, self.value, self.fetched = number, f"future-{number}", value, 0
+
+    def result(self) -> Any:
+        self.fetched += 1
+        return self.value
+
+
+def held(shape: tuple[int, ...] = (400, 300), chunk: int = 100) -> tuple[list[Future], Array]:
+    chunks = normalize_chunks(chunk, shape)
+    futures = [Future(k, np.full((chunk, chunk), float(k))) for k in range(int(np.prod([len(c) for c in chunks])))]
+    return futures, Array(build.held_array(futures, chunks, "f8"))
+
+
+def test_futures_are_a_stage_that_several_stages_share() -> None:
+    _, x = held()
+    made = stages(x + 1, x.T, x.sum())
+    assert [type(stage.work).__name__ for stage in made].count("Held") == 1
+    blocks = made[0]
+    assert (blocks.label, blocks.grid, blocks.out_bytes.tolist(), blocks.work_bytes.tolist()) == (
+        "held",
+        (4, 3),
+        [BLOCK],
+        [0],
+    )
+    assert lowered_from([(x + 1).node, x.sum().node]).shared == [], "it is not the plan that keeps them"
+
+
+def test_what_is_needed_of_an_array_of_futures_is_fetched_once() -> None:
+    futures, x = held()
+    first, total = session.compute(x[:150, :1] * 2, x[:150, :1].sum(), scheduler="sync")
+    np.testing.assert_array_equal(first[:, 0], [0.0] * 100 + [6.0] * 50)
+    assert total == 150.0
+    assert [future.fetched for future in futures] == [1, 0, 0, 1] + [0] * 8
+
+
+def test_outputs_are_all_blocks_of_an_array_and_the_value_of_a_future() -> None:
+    futures, x = held()
+    one, two = build.held_value(futures[0]), build.held_value(futures[1])
+    call = ops.Call(max, (Slot(0), Slot(1)), {}, (one, two), "max", "max", True)
+    lowered = lowered_from([one, call, x.node, (x + 1).node])
+    places = lowered.outputs
+    assert [len(found) for found in places] == [1, 1, 12, 12]
+    graph = taskgraph.build(lowered.stages, [place for found in places for place in found])
+    assert [graph.held.get(task) for task in graph.outputs.tolist()] == [futures[0], None, *futures, *[None] * 12]
+    assert set(graph.held.values()) == {*futures}
+
+
+def test_workers_are_not_told_of_futures() -> None:
+    _, x = held()
+    lowered = lowered_from([(x + 1).node])
+    assert pickle.loads(pickle.dumps(lowered.stages[0])).work == Held(())

@@ -7,7 +7,8 @@ arrays; only where an operation is *about* blocks (functions of blocks, overlaps
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
+from dataclasses import dataclass, field
+from itertools import pairwise, product
 from math import inf, isnan, nan, prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tilework.base.errors import PlanError, UnknownChunksError
+from tilework.base.tokens import unique_token
 from tilework.engine import taskgraph
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
@@ -69,6 +71,24 @@ def reference(outputs: Sequence[Node]) -> dict[Node, Any]:
 def _source(node: ops.Source) -> Whole:
     whole = node.source.read(tuple(slice(0, n, 1) for n in node.source.shape))
     return Whole(whole[(*node.region, ...)].squeeze(node.drop), node.chunks)
+
+
+@dataclass(eq=False)
+class Present:
+    """A future that is done."""
+
+    value: Any
+    number: int = 0
+    key: str = field(default_factory=lambda: unique_token("future"))
+    cluster: Any = None
+
+    def result(self) -> Any:
+        return self.value
+
+
+def _held_array(node: ops.HeldArray) -> Whole:
+    blocks = dict(zip(np.ndindex(node.grid), [handle.result() for handle in node.handles], strict=True))
+    return _joined(blocks, node.grid)
 
 
 def _along(array: np.ndarray, labels: Sequence[int], ndim: int) -> np.ndarray:
@@ -203,6 +223,8 @@ EVALUATE: dict[type[Node], Callable[..., Any]] = {
     ops.Concatenate: _concatenate,
     ops.Overlap: _overlap,
     ops.Reshape: _reshape,
+    ops.HeldArray: _held_array,
+    ops.HeldValue: lambda node: node.handle.result(),
     ops.FromValue: lambda node, value: Whole(np.asarray(value), [[n] for n in np.shape(value)]),
     ops.Call: _call,
     ops.Whole: lambda node, x: x.array,
@@ -324,7 +346,11 @@ def leaf(draw: st.DrawFn) -> ArrayNode:
     source.free = draw(st.booleans())
     if draw(st.booleans()):
         source.storage_chunks = tuple(draw(st.integers(1, 4)) for _ in shape)
-    return build.source(source, chunks_for(draw, shape))
+    chunks = chunks_for(draw, shape)
+    if draw(st.integers(0, 3)) == 0:
+        regions = product(*[[slice(a, b) for a, b in pairwise(axis.bounds.tolist())] for axis in chunks])
+        return build.held_array([Present(array[region]) for region in regions], chunks, array.dtype)
+    return build.source(source, chunks)
 
 
 def op_unary(draw: st.DrawFn, x: ArrayNode, pool: list[Any]) -> Node:
@@ -453,7 +479,7 @@ def op_evens(draw: st.DrawFn, x: ArrayNode, pool: list[Any]) -> Node:
 
 
 def op_call(draw: st.DrawFn, x: ArrayNode, pool: list[Any]) -> Node:
-    values = [v for v in pool if not isinstance(v, ArrayNode)] + [build.whole(x)]
+    values = [v for v in pool if not isinstance(v, ArrayNode)] + [build.whole(x), build.held_value(Present(7))]
     chosen = draw(st.lists(st.sampled_from(values), min_size=1, max_size=3, unique=True))
     args: tuple[Any, ...] = tuple(map(Slot, range(len(chosen))))
     flat = draw(st.booleans())
@@ -467,6 +493,8 @@ def op_call(draw: st.DrawFn, x: ArrayNode, pool: list[Any]) -> Node:
 def op_from_value(draw: st.DrawFn, x: ArrayNode, pool: list[Any]) -> Node:
     if any(map(isnan, x.shape)):
         raise UnknownChunksError
+    if draw(st.booleans()):
+        return build.from_value(build.held_value(Present(np.arange(3))), (3,), "i8")
     call = ops.Call(double, (Slot(0),), {}, (build.whole(x),), "double-" + x.token, "double", True)
     return build.from_value(call, x.shape, "i8")
 
@@ -527,7 +555,7 @@ class Planned:
         repeated = repeatable(topological(self.plan)) if again else ()
         self.lowered: Lowered = lower(self.plan, repeated, hold_bytes)
         verify_stages(self.lowered.stages)
-        wanted = [place for place in self.lowered.outputs if place is not None]
+        wanted = [place for places in self.lowered.outputs for place in places]
         self.graph = taskgraph.build(self.lowered.stages, wanted, self.lowered.stores, self.lowered.resident_bytes)
 
     def run(self, workers: int = 1) -> list[Any]:

@@ -17,7 +17,7 @@ from tilework.plan.blocks import AxisChunks, normalize_chunks
 from tilework.plan.ops import BlockFunction, Elementwise, Node, Slot
 from tilework.plan.reductions import Reduction
 from tilework.plan.spec import verify, verify_stages
-from tilework.plan.stages import AxisMap, ExplicitMap, GridMap, LinearMap, Stage, StageInput
+from tilework.plan.stages import AxisMap, ExplicitMap, GridMap, Held, LinearMap, Stage, StageInput
 
 SUM = Reduction("sum", np.sum, np.sum, np.asarray)
 
@@ -38,6 +38,17 @@ def broken(node: Node, **fields: Any) -> Node:
 X = array()
 CALL = ops.Call(print, (Slot(0), [1]), {}, (ops.Call(int, (), {}, (), "c", "c", True),), "call", "call", True)
 NAN = AxisChunks((float("nan"),) * 2)
+ONE = np.ones(1, np.int64)
+
+
+class Present:
+    """A future that is done."""
+
+    number, key, cluster = 1, "future-1", None
+
+    def result(self) -> Any:
+        return np.zeros((2, 2))
+
 
 SOUND: dict[str, Node] = {
     "source": X,
@@ -58,6 +69,9 @@ SOUND: dict[str, Node] = {
     "overlap": build.overlap(X, [(1, 0), (0, 0)]),
     "reshape": build.reshape(X, (24,)),
     "value": build.from_value(CALL, (2,), "f8"),
+    "held": build.held_array([Present()] * 6, X.chunks, "f8"),
+    "held value": build.held_value(Present()),
+    "held value as array": build.from_value(build.held_value(Present()), (2, 2), "f8"),
     "whole": build.whole(X),
     "store": build.store(X, MemorySink((4, 6), "f8")),
     "call": CALL,
@@ -125,6 +139,9 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("reshape", {"chunks": (AxisChunks((24,)),)}),
     ("value", {"chunks": (AxisChunks((1, 1)),)}),
     ("value", {"inputs": (X,)}),
+    ("held", {"inputs": (X,)}),
+    ("held", {"handles": (Present(),)}),
+    ("held value", {"inputs": (CALL,)}),
     ("whole", {"inputs": (X,)}),
     ("store", {"offset": (0,)}),
     ("call", {"inputs": (X,)}),
@@ -257,6 +274,7 @@ WRONG_STAGES: dict[str, Callable[[list[Stage]], list[Stage]]] = {
     "weights that are no int64": lambda s: with_stage(s, 0, work_bytes=np.zeros(1)),
     "weights below zero": lambda s: with_stage(s, 0, out_bytes=np.full(1, -1)),
     "bytes read below zero": lambda s: with_stage(s, 0, read_bytes=-1),
+    "futures for another grid": lambda s: with_stage(s, 0, work=Held((Present(),) * 2), grid=(3,), out_bytes=ONE),
     "another grid": lambda s: with_stage(s, 0, grid=(9, 9)),
     "users before producers": lambda s: s[::-1],
     "an output too many picked": lambda s: with_input(

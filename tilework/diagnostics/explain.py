@@ -28,7 +28,7 @@ from tilework.optimize.weigh import array_bytes
 from tilework.plan.blocks import AxisChunks, Chunks, normalize_chunks
 from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, Node, Source
-from tilework.plan.stages import Assembled, BlockSegment, Leaf, Program, TileSegment
+from tilework.plan.stages import Assembled, BlockSegment, Held, Leaf, Program, TileSegment
 
 MANY_TASKS = 10_000
 """Below this many tasks nobody notices what they cost to schedule."""
@@ -195,10 +195,10 @@ class Explanation:
         return cls(
             stages=stages,
             n_operations=len(nodes),
-            n_tasks=graph.n_tasks,
+            n_tasks=graph.n_tasks - len(graph.held),
             read_bytes=sum(cost.read_bytes for cost in stages),
             write_bytes=sum(cost.write_bytes for cost in stages),
-            scratch_bytes=sum(stage.scratch_bytes for stage in graph.stages),
+            scratch_bytes=sum(int(stage.scratch_bytes.sum()) for stage in graph.stages),
             budget=options.budget,
             workers=options.workers,
             predicted_peak=min(wanted, options.budget),
@@ -335,7 +335,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 def _stage_costs(graph: TaskGraph, need: np.ndarray) -> Iterator[StageCost]:
     for stage, (a, b) in zip(graph.stages, pairwise(graph.offsets.tolist()), strict=True):
-        if a == b:
+        if a == b or isinstance(stage.work, Held):
             continue
         share = (b - a) / stage.size  # of the grid that is needed
         yield StageCost(
@@ -402,7 +402,9 @@ def _advise(
 ) -> Iterator[Advice]:
     names = {id(node.source): node.label for node in nodes if isinstance(node, Source)}
     running = [
-        stage.work for stage, (a, b) in zip(graph.stages, pairwise(graph.offsets.tolist()), strict=True) if a < b
+        stage.work
+        for stage, (a, b) in zip(graph.stages, pairwise(graph.offsets.tolist()), strict=True)
+        if a < b and not isinstance(stage.work, Held)
     ]
     programs = [(cost, work) for cost, work in zip(stages, running, strict=True) if isinstance(work, Program)]
     room = max(0, options.budget - graph.resident_bytes)

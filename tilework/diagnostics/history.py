@@ -18,6 +18,7 @@ from tilework.diagnostics.listeners import Observer
 from tilework.engine.events import BatchFinished, Listener, RunEvent, RunFinished, RunStarted, TaskRetried
 from tilework.engine.local.budget import predict_peak
 from tilework.engine.taskgraph import TaskGraph
+from tilework.plan.stages import Held
 
 BINS = 256
 """Bins of a timeline."""
@@ -129,7 +130,10 @@ class RunRecord:
         self.engine, self.workers, self.budget = event.engine, event.workers, event.budget
         self.started = self.finished = event.time
         self._graph, self._offsets = event.graph, event.graph.offsets
-        self.stages = [StageRecord(s.label, s.size, s.read_bytes, s.write_bytes) for s in event.graph.stages]
+        self.stages = []
+        for s, n in zip(event.graph.stages, np.diff(self._offsets).tolist(), strict=True):
+            tasks = 0 if isinstance(s.work, Held) else n
+            self.stages.append(StageRecord(s.label, tasks, s.read_bytes * n // s.size, s.write_bytes * n // s.size))
 
     def _batch(self, event: BatchFinished) -> None:
         tasks = np.array(event.tasks, np.int64)
@@ -150,6 +154,8 @@ class RunRecord:
 
     def _count(self, stage: int, tasks: int, made: int, each: float) -> None:
         record = self.stages[stage]
+        if not record.total:  # futures: nothing is done for them, or they are fetched
+            return
         record.done += tasks
         record.made_bytes += made
         record.busy += tasks * each

@@ -25,8 +25,22 @@ from tilework.base.errors import PlanError, StorageError, UnsupportedError
 from tilework.base.sizes import format_bytes, format_count
 from tilework.engine.taskgraph import TaskGraph
 from tilework.plan.graph import topological
-from tilework.plan.ops import ArrayNode, Blockwise, Call, FromValue, Node, Reduce, Scan, Slot, Source, Store, Whole
-from tilework.plan.stages import Calls, Stage
+from tilework.plan.ops import (
+    ArrayNode,
+    Blockwise,
+    Call,
+    FromValue,
+    HeldArray,
+    HeldValue,
+    Node,
+    Reduce,
+    Scan,
+    Slot,
+    Source,
+    Store,
+    Whole,
+)
+from tilework.plan.stages import Calls, Held, Program, Stage
 
 MOST_CALLS = 100
 """Plans of more delayed calls are drawn with equal ones together."""
@@ -223,11 +237,13 @@ def _operation_box(nodes: Sequence[Node], output: bool) -> _Box:
         return _Box(node.label, _array_details(node), _kind(node), node.token, output)
     if isinstance(node, Store):
         return _Box(node.label, (type(node.sink).__name__,), "store", node.token, output)
+    if isinstance(node, HeldValue):
+        return _Box(node.label, (node.handle.key,), "source", node.token, output)
     return _Box(node.label, (), "move", node.token, output)
 
 
 def _kind(node: ArrayNode) -> str:
-    if isinstance(node, Source):
+    if isinstance(node, Source | HeldArray):
         return "source"
     if isinstance(node, Reduce | Scan):
         return "reduce"
@@ -323,12 +339,14 @@ def _stage_box(graph: TaskGraph, number: int, output: bool) -> _Box:
 
 def _writes(stage: Stage) -> bool:
     """Whether results of the plan come from here: into memory or storage."""
-    return not isinstance(stage.work, Calls) and any(output.sink is not None for output in stage.work.outputs)
+    return isinstance(stage.work, Program) and any(output.sink is not None for output in stage.work.outputs)
 
 
 def _stage_kind(stage: Stage) -> str:
     if isinstance(stage.work, Calls):
         return "call"
+    if isinstance(stage.work, Held):
+        return "source"
     if stage.write_bytes:
         return "store"
     return "source" if stage.read_bytes else "work"

@@ -17,7 +17,8 @@ import numpy as np
 from tilework.base.errors import InternalError
 from tilework.engine.dependencies import needed_blocks
 from tilework.engine.ordering import depth_first_rank
-from tilework.plan.stages import Calls, Dependence, GridMap, Program, Stage
+from tilework.plan.protocols import Handle
+from tilework.plan.stages import Calls, Dependence, GridMap, Held, Program, Stage
 
 
 @dataclass(eq=False)
@@ -69,11 +70,18 @@ class TaskGraph:
     @cached_property
     def dependents(self) -> tuple[np.ndarray, np.ndarray]:
         """``(indptr, tasks)``: the users of each task, in ascending order; a task that is needed twice stands twice."""
-        counts = np.bincount(self.deps, minlength=self.n_tasks)
-        indptr = np.zeros(self.n_tasks + 1, np.int64)
-        np.cumsum(counts, out=indptr[1:])
-        users = np.repeat(np.arange(self.n_tasks, dtype=np.int32), np.diff(self.indptr))
-        return indptr, users[np.argsort(self.deps, kind="stable")]
+        return users_of(self.indptr, self.deps)
+
+    @cached_property
+    def held(self) -> dict[int, Handle]:
+        """The tasks whose values are futures: they are there without being run, on the cluster that has them."""
+        found: dict[int, Handle] = {}
+        for s, stage in enumerate(self.stages):
+            if isinstance(stage.work, Held):
+                kept = self.kept[s] if self.kept else None
+                handles = stage.work.handles if kept is None else [stage.work.handles[k] for k in kept.tolist()]
+                found |= dict(enumerate(handles, self._offsets_list[s]))
+        return found
 
     @cached_property
     def _offsets_list(self) -> list[int]:
@@ -94,6 +102,21 @@ class TaskGraph:
             flat, k = divmod(flat, n)
             out.append(k)
         return tuple(reversed(out))
+
+
+def users_of(indptr: np.ndarray, deps: np.ndarray, base: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The edges turned round: which tasks need each, in ascending order; see ``TaskGraph.dependents``.
+
+    Tasks are counted from 0; in ``deps`` they may be numbered from ``base`` on. Edges to what comes before are left out.
+    """
+    n = len(indptr) - 1
+    users = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))
+    if base:
+        inside = deps >= base
+        users, deps = users[inside], deps[inside] - base
+    turned = np.zeros(n + 1, np.int64)
+    np.cumsum(np.bincount(deps, minlength=n), out=turned[1:])
+    return turned, users[np.argsort(deps, kind="stable")]
 
 
 def build(

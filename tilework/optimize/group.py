@@ -10,6 +10,7 @@ along which axes of those groups (a *map*: for each axis of the node the group's
   result: the input is read once and every result is made in one pass (sum, mean and std of one array).
 - A source that costs nothing to read joins every group that wants it. So does what is to be made again
   (:mod:`tilework.optimize.keeping` chooses it): each of them reads and computes it for itself.
+- What is there before the plan runs (:class:`~tilework.plan.ops.HeldArray`) is nobody's to make: a group of its own.
 - Any other node becomes the goal of a group of its own: its blocks are made once and kept until all users had them.
 
 A group ends in *goals*: a value that others need, the first step of a reduction or a scan, a store, pieces for scratch
@@ -29,6 +30,7 @@ from tilework.plan.ops import (
     Blockwise,
     Call,
     FromValue,
+    HeldArray,
     Node,
     Points,
     Reduce,
@@ -194,7 +196,7 @@ def _place(
     external = len(inside) < len(want)
     once = all(_once(node, use) for use in inside)
     repeated = isinstance(node, Source) and node.source.free
-    if inside and not isinstance(node, Points | Reshape):
+    if inside and not isinstance(node, Points | Reshape | HeldArray):
         groups = [g for g, _ in inside]
         if not external and once and len(inside) == 1:
             return inside
@@ -207,7 +209,7 @@ def _place(
             return _joined(inside, grouping) if once else inside
     made = grouping.add(Goal("value", node))
     users = len(inside) + sum(target is None for target, _ in uses[node])
-    if users > 1 and not repeated:
+    if users > 1 and not repeated and not isinstance(node, HeldArray):
         grouping.shared[node] = users
     return [(made, made.goals[0].axes), *(inside if repeated else [])]
 

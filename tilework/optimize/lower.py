@@ -4,6 +4,7 @@ Array groups become Program stages. A reduction is its first step (in the group 
 tree here, and a last level in the group that uses the answer. A scan is a first step, a chain of offsets here, and a
 last step in its user's group. What goes through scratch space is written in the group of its input, opened and closed
 here, and read in its user's group. Delayed calls become Calls stages: one for all calls between which no array stands.
+Futures become Held stages: one for each array of them, and one for all single values.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,10 +22,24 @@ from tilework.optimize.blockfuncs import OpenScratch, ReduceJoin, ScanOffset
 from tilework.optimize.group import Goal, Group, Grouping, group
 from tilework.optimize.maps import grid_map, previous
 from tilework.optimize.program import ProgramBuilder
-from tilework.optimize.scatter import part_chunks, parts_written, scattered
+from tilework.optimize.scatter import part_bytes, part_chunks, parts_written, scattered
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.graph import topological
-from tilework.plan.ops import ArrayNode, BlockFunction, Blockwise, Call, Node, Reduce, Scan, Slot, Store, Whole
+from tilework.plan.ops import (
+    ArrayNode,
+    BlockFunction,
+    Blockwise,
+    Call,
+    HeldArray,
+    HeldValue,
+    Node,
+    Reduce,
+    Scan,
+    Slot,
+    Store,
+    Whole,
+)
+from tilework.plan.protocols import Handle
 from tilework.plan.stages import (
     AxisMap,
     Block,
@@ -32,6 +47,7 @@ from tilework.plan.stages import (
     Calls,
     GridMap,
     Grouped,
+    Held,
     Output,
     Program,
     Scatter,
@@ -45,10 +61,11 @@ Unit: TypeAlias = Group | int
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Stages, and for each output of the plan the stage number and block that holds its value (None for stores)."""
+    """Stages, and for each output of the plan where its blocks are."""
 
     stages: list[Stage]
-    outputs: list[tuple[int, int] | None]
+    outputs: list[list[tuple[int, int]]]
+    """Stage number and block: the one of a call or future, those of an array in C order, none for a store."""
     stores: list[int]
     """Numbers of the stages that write to sinks: they must run although nobody needs their blocks."""
     resident_bytes: int
@@ -106,7 +123,7 @@ class _Lowering:
         self.trees: dict[Node, tuple[int, int | None, tuple[int, ...]]] = {}  # Reduce → last level of partials
         self.chains: dict[Node, tuple[int, int]] = {}  # Scan → first step, offsets
         self.scratch: dict[Node, int] = {}  # what goes through scratch space → stage that opens it, then: that fills it
-        self.calls: dict[Node, tuple[int, int]] = {}  # Call → stage number, task
+        self.calls: dict[Node, tuple[int, int]] = {}  # Call, HeldValue → stage number, task
         self.by_phase: dict[int, list[Call]] = {}
         for node in nodes:
             if isinstance(node, Call):
@@ -114,9 +131,12 @@ class _Lowering:
 
     def run(self) -> Lowered:
         """Make every stage."""
+        self._held_values([node for node in self.others if isinstance(node, HeldValue)])
         for unit in self._ordered():
             if isinstance(unit, int):
                 self._calls_stage(unit)
+            elif isinstance(held := unit.goals[0].node, HeldArray) and held in unit.members:
+                self._held_array(held)
             else:
                 self._group_stage(unit)
         stores = [self.goals[Goal("store", node)][0] for node in self.others if isinstance(node, Store)]
@@ -126,15 +146,15 @@ class _Lowering:
         values = [self._output(node) for node in self.outputs]
         return Lowered(self.stages, values, sorted(set(stores)), resident, shared, self.grouping.repeated)
 
-    def _output(self, node: Node) -> tuple[int, int] | None:
+    def _output(self, node: Node) -> list[tuple[int, int]]:
         if isinstance(node, Store):
-            return None
-        if isinstance(node, Call):
-            return self.calls[node]
+            return []
+        if isinstance(node, Call | HeldValue):
+            return [self.calls[node]]
         stage, pick = self.blocks_of(node)
         if pick is not None:
             raise InternalError(f"{node!r} is an output, but shares its stage with other goals")
-        return stage, 0
+        return [(stage, block) for block in range(self.stages[stage].size)]
 
     # ------------------------------------------------------------ order
 
@@ -181,7 +201,8 @@ class _Lowering:
             else:  # assembled from finished blocks, even if the group computes the same blocks for itself
                 blocks += m.inputs
         for node in blocks:
-            found[self.grouping.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
+            if not isinstance(node, HeldValue):
+                found[self.grouping.phase[node] if isinstance(node, Call) else home[Goal("value", node)]] = None
         return list(found)
 
     # ------------------------------------------------------------ what is made (protocol Made)
@@ -193,7 +214,7 @@ class _Lowering:
         return self.goals[Goal("value", node)]
 
     def call_of(self, node: Node) -> tuple[int, int]:
-        """Stage number and task of a delayed call."""
+        """Stage number and task of a delayed call, or of a future."""
         return self.calls[node]
 
     def partials_of(self, node: Reduce) -> tuple[int, int | None, tuple[int, ...]]:
@@ -237,6 +258,22 @@ class _Lowering:
                 self._chain(goal.node, number, pick, grid)
             elif goal.kind == "scatter":
                 self._close_scratch(goal.node, number, pick)
+
+    def _held_values(self, nodes: Sequence[HeldValue]) -> None:
+        if nodes:
+            self.calls |= {node: (len(self.stages), k) for k, node in enumerate(nodes)}
+            labels = {node.label for node in nodes}
+            self._held(labels.pop() if len(labels) == 1 else "held", [node.handle for node in nodes], (len(nodes),))
+
+    def _held_array(self, node: HeldArray) -> None:
+        self.goals[Goal("value", node)] = (len(self.stages), None)
+        sizes = weigh.flatten(weigh.value_bytes(node, range(node.ndim), node.ndim), node.grid)
+        self._held(node.label, node.handles, node.grid, sizes)
+
+    def _held(self, label: str, handles: Sequence[Handle], grid: tuple[int, ...], sizes: Any = 0) -> None:
+        """What is there already: its blocks weigh what they weigh, and cost nothing."""
+        zero = np.zeros(1, np.int64)
+        self.stages.append(Stage(label, grid, (), Held(tuple(handles)), zero + sizes, zero, operations=(label,)))
 
     def _tree(self, node: Reduce, producer: int, pick: int | None, grid: tuple[int, ...]) -> None:
         """Levels of joining until the last one, which the answer's own group does."""
@@ -299,12 +336,11 @@ class _Lowering:
         function = BlockFunction(OpenScratch(self.scratch_directory), (), check=False)
         program = Program(part_chunks(scatter), (), (BlockSegment(function, (), None, None, node.label),), (Output(0),))
         nothing = np.zeros(1, np.int64)
-        size = int(weigh.array_bytes(node))  # type: ignore[arg-type]
         self.scratch[node] = len(self.stages)
         self.stages.append(
             Stage(
                 node.label + "-scratch", scatter.parts, (), program, nothing, nothing,
-                scratch_bytes=size, operations=(node.label,),
+                scratch_bytes=part_bytes(scatter), operations=(node.label,),
             )
         )  # fmt: skip
 

@@ -75,7 +75,7 @@ class Finished(Protocol):
         ...
 
     def call_of(self, node: Node) -> tuple[int, int]:
-        """Stage number and task of a delayed call."""
+        """Stage number and task of a delayed call, or of a future."""
         ...
 
     def partials_of(self, node: Reduce) -> tuple[int, int | None, tuple[int, ...]]:

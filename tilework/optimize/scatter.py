@@ -109,6 +109,14 @@ def part_chunks(scatter: Scatter) -> tuple[AxisChunks, ...]:
     return tuple(AxisChunks((1,) * n) for n in scatter.parts)
 
 
+def part_bytes(scatter: Scatter) -> np.ndarray:
+    """What each part weighs on disk, in C order."""
+    size = np.full((), scatter.dtype.itemsize, np.int64)
+    for axis in scatter.axes:
+        size = np.multiply.outer(size, axis.totals)
+    return size.reshape(-1)
+
+
 def _one(axis: int | None, part: np.ndarray) -> AxisMap:
     return AxisMap(axis if len(part) > 1 else None, np.arange(len(part) + 1), part)
 

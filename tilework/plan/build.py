@@ -24,6 +24,8 @@ from tilework.plan.ops import (
     Concatenate,
     Elementwise,
     FromValue,
+    HeldArray,
+    HeldValue,
     Merge,
     Node,
     Overlap,
@@ -40,7 +42,7 @@ from tilework.plan.ops import (
     Take,
     Whole,
 )
-from tilework.plan.protocols import Region, Sink
+from tilework.plan.protocols import Handle, Region, Sink
 from tilework.plan.protocols import Source as SourceProtocol
 from tilework.plan.reading import reading_blocks
 from tilework.plan.reductions import Reduction
@@ -537,9 +539,22 @@ def _sizes(chunks: Chunks) -> tuple[tuple[int, ...], ...]:
 
 
 def from_value(value: Node, shape: Sequence[int], dtype: Any, label: str = "from-value") -> FromValue:
-    """A one-block array from the value of a delayed call."""
+    """A one-block array from the value of a delayed call, or of a future."""
     chunks = tuple(AxisChunks((n,)) for n in shape)
     return FromValue(value, chunks, np.dtype(dtype), "value-" + tokenize(value.token, shape, np.dtype(dtype)), label)
+
+
+def held_array(handles: Sequence[Handle], chunks: Chunks, dtype: Any, label: str = "held") -> HeldArray:
+    """An array whose blocks are futures, in C order of the grid."""
+    if len(handles) != prod(map(len, chunks)):
+        raise ChunkError(f"{label}: {len(handles)} futures for a grid of {tuple(map(len, chunks))} blocks")
+    token = f"{label}-" + tokenize("held", [handle.key for handle in handles], chunks, np.dtype(dtype))
+    return HeldArray(tuple(handles), chunks, np.dtype(dtype), token, label)
+
+
+def held_value(handle: Handle, label: str = "held") -> HeldValue:
+    """The value of a future."""
+    return HeldValue(handle, "held-" + handle.key, label)
 
 
 def whole(x: ArrayNode) -> Whole:

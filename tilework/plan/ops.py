@@ -20,8 +20,10 @@ Kinds::
     ├── Overlap       every block with a halo of its neighbours
     ├── Merge         sorted blocks as one sorted array
     ├── Reshape       blocks reshaped one by one, in C order of the block grid
+    ├── HeldArray     blocks that are on a cluster already, or will be
     └── FromValue     a one-block array whose block is the value of a Call
     Call              a delayed function call
+    HeldValue         a value that is on a cluster already, or will be
     Whole             an array assembled into one ndarray, as an argument of a Call
     Store             an array written to a sink
 """
@@ -34,7 +36,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilework.plan.blocks import AxisChunks, Chunks
-from tilework.plan.protocols import Region, Sink
+from tilework.plan.protocols import Handle, Region, Sink
 from tilework.plan.protocols import Source as SourceProtocol
 from tilework.plan.reductions import Reduction
 
@@ -387,8 +389,21 @@ class Merge(ArrayNode):
         self.chunks, self.dtype, self.token, self.label = runs.chunks, runs.dtype, token, "merge"
 
 
+class HeldArray(ArrayNode):
+    """An array whose blocks are futures: ``handles``, in C order of the grid."""
+
+    __slots__ = ("handles",)
+    handles: tuple[Handle, ...]
+
+    def __init__(
+        self, handles: tuple[Handle, ...], chunks: Chunks, dtype: np.dtype[Any], token: str, label: str
+    ) -> None:
+        self.inputs, self.handles = (), handles
+        self.chunks, self.dtype, self.token, self.label = chunks, dtype, token, label
+
+
 class FromValue(ArrayNode):
-    """A one-block array whose block is the value of a Call (checked against shape and dtype when it comes)."""
+    """A one-block array whose block is the value of a Call or a future (checked for shape and dtype when it comes)."""
 
     __slots__ = ()
     inputs: tuple[Node, ...]
@@ -427,6 +442,16 @@ class Call(Node):
         self.retries = 0
 
 
+class HeldValue(Node):
+    """The value of a future: what a Call takes, or what is wanted of a plan."""
+
+    __slots__ = ("handle",)
+    handle: Handle
+
+    def __init__(self, handle: Handle, token: str, label: str) -> None:
+        self.inputs, self.handle, self.token, self.label = (), handle, token, label
+
+
 class Whole(Node):
     """The array ``inputs[0]``, which is one block, as an argument of a Call."""
 
@@ -460,6 +485,8 @@ __all__ = [
     "Concatenate",
     "Elementwise",
     "FromValue",
+    "HeldArray",
+    "HeldValue",
     "Merge",
     "Node",
     "Op",

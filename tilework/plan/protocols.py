@@ -40,6 +40,25 @@ class Source(Protocol):
         ...
 
 
+class Handle(Protocol):
+    """A value that is on a cluster, or is being made there: a future. It stays there as long as its handles live.
+
+    Nothing of it is looked at but by the engine of that cluster, which has it already, and by all other engines, which
+    fetch it.
+    """
+
+    number: int
+    """The future's number on its cluster."""
+    key: str
+    """Names the value: equal keys promise equal values."""
+    cluster: Any
+    """What tells clusters apart."""
+
+    def result(self) -> Any:
+        """Wait for the value, and return it. Raises what making it raised."""
+        ...
+
+
 @runtime_checkable
 class Sink(Protocol):
     """Something array-shaped that blocks are written to. Regions never overlap; any thread may write."""

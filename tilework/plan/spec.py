@@ -31,6 +31,8 @@ from tilework.plan.ops import (
     Concatenate,
     Elementwise,
     FromValue,
+    HeldArray,
+    HeldValue,
     Merge,
     Node,
     Overlap,
@@ -55,6 +57,7 @@ from tilework.plan.stages import (
     Gathered,
     GridMap,
     Grouped,
+    Held,
     Leaf,
     LinearMap,
     Program,
@@ -306,14 +309,24 @@ def _block_sizes(node: ArrayNode) -> np.ndarray:
     return sizes
 
 
+def _held_array(node: HeldArray) -> Problems:
+    if node.inputs or len(node.handles) != prod(node.grid):
+        yield f"{len(node.handles)} futures, and inputs {node.inputs}, for a grid of {node.grid}"
+
+
+def _held_value(node: HeldValue) -> Problems:
+    if node.inputs:
+        yield f"inputs {node.inputs} of a future"
+
+
 def _from_value(node: FromValue) -> Problems:
-    if len(node.inputs) != 1 or not isinstance(node.inputs[0], Call) or set(node.grid) - {1}:
+    if len(node.inputs) != 1 or not isinstance(node.inputs[0], Call | HeldValue) or set(node.grid) - {1}:
         yield f"{len(node.inputs)} values for a grid of {node.grid} blocks"
 
 
 def _call(node: Call) -> Problems:
-    if not all(isinstance(i, Call | Whole) for i in node.inputs):
-        yield "inputs of a call are calls and whole arrays"
+    if not all(isinstance(i, Call | HeldValue | Whole) for i in node.inputs):
+        yield "inputs of a call are calls, futures and whole arrays"
     if any(not 0 <= k < len(node.inputs) for k in slots_in((node.args, node.kwargs))):
         yield f"Slots beyond its {len(node.inputs)} inputs"
     if node.flat and node.inputs and (node.kwargs or any(list(slots_in(a)) for a in node.args if type(a) is not Slot)):
@@ -343,6 +356,8 @@ _KINDS: dict[type[Node], Callable[[Any], Problems]] = {
     Overlap: _overlap,
     Merge: _merge,
     Reshape: _reshape,
+    HeldArray: _held_array,
+    HeldValue: _held_value,
     FromValue: _from_value,
     Call: _call,
     Whole: _whole,
@@ -375,6 +390,9 @@ def verify_stages(stages: Sequence[Stage]) -> None:
         _complain(who, _weights(stage))
         if isinstance(stage.work, Calls):
             _complain(who, _calls(stage.work, number, stages))
+        elif isinstance(stage.work, Held):
+            if stage.inputs or len(stage.work.handles) != stage.size:
+                _complain(who, iter([f"{len(stage.work.handles)} futures for {stage.size} tasks"]))
         else:
             _complain(who, _inputs(stage, number, stages))
             _complain(who, _program(stage, stage.work))

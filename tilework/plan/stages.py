@@ -2,7 +2,8 @@
 
 A stage says which blocks of which other stages each of its blocks needs (:class:`StageInput`), by arithmetic on whole
 index arrays; what its blocks weigh (``out_bytes``) and what making one needs on top (``work_bytes``). The work itself
-is a :class:`Program` (arrays) or :class:`Calls` (delayed functions). Engines interpret it; nothing here runs anything.
+is a :class:`Program` (arrays), :class:`Calls` (delayed functions) or :class:`Held` (what is there before). Engines
+interpret it; nothing here runs anything.
 
 How a block of a Program is made::
 
@@ -30,7 +31,7 @@ import numpy as np
 
 from tilework.plan.blocks import AxisChunks
 from tilework.plan.ops import BlockFunction, Call
-from tilework.plan.protocols import Region, Sink, Source
+from tilework.plan.protocols import Handle, Region, Sink, Source
 from tilework.plan.reductions import Reduction
 
 # ---------------------------------------------------------------- which blocks a block needs
@@ -386,6 +387,23 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Blocks that are on a cluster already, or are being made there: task ``i`` is the value of ``handles[i]``.
+
+    The cluster that has them never runs such a task. Other engines do: it fetches the value. Workers of that cluster
+    need no handles, so they are left out of what is pickled.
+    """
+
+    handles: tuple[Handle, ...]
+
+    def __reduce__(self) -> tuple[type[Held], tuple[tuple[()]]]:
+        return Held, ((),)
+
+
+Work: TypeAlias = Program | Calls | Held
+
+
+@dataclass(frozen=True, slots=True)
 class BlockPlace:
     """Where a block lies: what ``block_info``, ``block_id`` and arg-reductions are made from."""
 
@@ -403,20 +421,20 @@ class Stage:
     """One fused operation over a grid of blocks.
 
     ``out_bytes`` and ``work_bytes`` are int64 arrays, one entry a task in C order of the grid, or of length one where
-    all tasks weigh the same. ``read_bytes``, ``write_bytes`` and ``scratch_bytes`` are totals over the stage: of what
-    is read from storage, written there, and on disk for a while.
+    all tasks weigh the same. ``read_bytes`` and ``write_bytes`` are totals over the stage: of what is read from storage,
+    and written there. ``scratch_bytes`` is what each task opens on disk, for a while; empty if none does.
     ``operations`` are the labels of what was fused into it, inputs before users.
     """
 
     label: str
     grid: tuple[int, ...]
     inputs: tuple[StageInput, ...]
-    work: Program | Calls
+    work: Work
     out_bytes: np.ndarray
     work_bytes: np.ndarray
     read_bytes: int = 0
     write_bytes: int = 0
-    scratch_bytes: int = 0
+    scratch_bytes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     operations: tuple[str, ...] = field(default=())
 
     @property

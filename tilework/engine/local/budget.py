@@ -12,7 +12,7 @@ import numpy as np
 from tilework.base.errors import MemoryBudgetError
 from tilework.base.sizes import format_bytes
 from tilework.engine.taskgraph import TaskGraph
-from tilework.plan.stages import Calls
+from tilework.plan.stages import Calls, Held
 
 WINDOW = 64  # ranks among which tasks that run at the same time are found; more for many workers
 NEAR = 4  # ranks back to the inputs that were made for one task only
@@ -57,6 +57,8 @@ def describe(graph: TaskGraph, task: int) -> str:
     _, stage, i = graph.locate(task)
     if isinstance(stage.work, Calls):
         return f"operation {stage.work.calls[i].label!r}"
+    if isinstance(stage.work, Held):
+        return f"future {stage.work.handles[i].key!r}"
     return f"operation {stage.label!r}, block {graph.index(task)}"
 
 

@@ -16,6 +16,7 @@ from tilework.plan.stages import (
     Calls,
     ExplicitMap,
     Gathered,
+    Held,
     LinearMap,
     Program,
     Stage,
@@ -91,6 +92,8 @@ class Executor:
 
     def _program(self, task: int) -> Any:
         number, stage, block = self._graph.locate(task)
+        if isinstance(stage.work, Held):
+            return stage.work.handles[block].result()
         index = self._graph.index(task)
         return run_stage(stage, index, self._gather(task, number, stage, block, index), self._context)
 
