@@ -75,3 +75,11 @@ def test_a_range_that_does_not_end_at_the_grain() -> None:
     assert Extents(0, 19, 4).allocate(17) is None
     assert Extents(0, 19, 4).allocate(16) == 0
     assert Extents(0, 3, 4).allocate(1) is None
+
+
+def test_the_last_free_part() -> None:
+    space = Extents(0, 20, 4)
+    space.claim(8, 4)
+    assert [space.claim_last(n) for n in (5, 100, 100, 100)] == [(12, 8), (0, 8), None, None]
+    space.free(0, 20)
+    assert space.claim_last(0) is None

@@ -17,6 +17,7 @@
     ├── KilledWorker (RuntimeError)            a task whose worker process died each time that it ran
     │   ├── MemoryLimitError (MemoryError)     a task that took more memory than a worker may have
     │   └── TaskTimeoutError (TimeoutError)    a task that ran for longer than allowed
+    ├── RemoteError (RuntimeError)             what a task raised, as text: the exception itself cannot be pickled
     └── InternalError (RuntimeError)           a bug in tilework itself; please report it
 
 Each also derives from the builtin that NumPy or Python would raise in its place, so ``except ValueError`` goes on
@@ -86,6 +87,13 @@ class MemoryLimitError(KilledWorker, MemoryError):
 
 class TaskTimeoutError(KilledWorker, TimeoutError):
     """A task was stopped, since it ran for longer than ``task_timeout``."""
+
+
+class RemoteError(TileworkError, RuntimeError):
+    """What a task raised in another process, as text: its class, its message and its traceback.
+
+    Stands for an exception that cannot be pickled, or not be unpickled here.
+    """
 
 
 class PerformanceWarning(UserWarning):

@@ -108,3 +108,12 @@ class Extents:
         gaps[first:last] = left
         self.free_bytes -= taken
         return taken
+
+    def claim_last(self, size: int) -> tuple[int, int] | None:
+        """Take the last free part, of ``size`` bytes at most; return where it is and its size. None: none is free."""
+        if not self._gaps or size <= 0:
+            return None
+        start, stop = self._gaps[-1]
+        offset = max(start, stop - self.rounded(size))
+        self.claim(offset, stop - offset)
+        return offset, stop - offset

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
-from tilework.base.errors import StorageError
+from tilework.base.errors import InternalError, StorageError
 from tilework.base.sizes import format_bytes
 
 _VECTORS = 512  # buffers per system call; Linux takes 1024
@@ -32,44 +34,76 @@ class ScratchFile:
     """
 
     def __init__(self, directory: str | None = None) -> None:
-        self._file = tempfile.TemporaryFile(prefix="tilework-", dir=directory, buffering=0)  # noqa: SIM115
+        self._file: IO[bytes] | None = tempfile.TemporaryFile(prefix="tilework-", dir=directory, buffering=0)  # noqa: SIM115
+        self._descriptor, self._offset, self._size = self._file.fileno(), 0, sys.maxsize
+
+    @classmethod
+    def shared(cls, descriptor: int, offset: int, size: int) -> ScratchFile:
+        """A range of a file that several processes have open. Whoever allocated the range gives it back."""
+        self = cls.__new__(cls)
+        self._file, self._descriptor, self._offset, self._size = None, descriptor, offset, size
+        return self
+
+    def shared_range(self) -> tuple[int, int]:
+        """Offset and size of the range; TypeError if this is a file of this process alone."""
+        if self._file is not None:
+            raise TypeError("a scratch file stays in its process")
+        return self._offset, self._size
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+        file: IO[bytes] | None = getattr(self, "_file", None)
+        if file is not None:
+            file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a scratch file stays in its process")
 
     def fileno(self) -> int:
-        """The descriptor, open as long as this object lives."""
-        return self._file.fileno()
+        """The descriptor. Open as long as this object lives, if it is a file of its own."""
+        return self._descriptor
 
     def write(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Write buffers one after another from ``offset`` on."""
-        self._transfer(os.pwritev, buffers, offset)
+        write_at(self._descriptor, buffers, self._within(buffers, offset))
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill buffers with what is there from ``offset`` on."""
-        self._transfer(os.preadv, buffers, offset)
+        read_at(self._descriptor, buffers, self._within(buffers, offset))
 
     def truncate(self, size: int) -> None:
-        """Give back what lies behind the first ``size`` bytes."""
-        os.ftruncate(self.fileno(), size)
+        """Give back what lies behind the first ``size`` bytes. Not of a range."""
+        os.ftruncate(self._descriptor, size)
 
-    def _transfer(self, call: Callable[..., int], buffers: Sequence[memoryview], offset: int) -> None:
-        """System calls may do less than asked."""
-        descriptor = self.fileno()
-        left = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
-        while left:
-            done = call(descriptor, left[:_VECTORS], offset)
-            if not done:
-                raise OSError(f"the file ends at {offset}")
-            offset += done
-            while left and done >= left[0].nbytes:
-                done -= left.pop(0).nbytes
-            if done:
-                left[0] = left[0][done:]
+    def _within(self, buffers: Sequence[memoryview], offset: int) -> int:
+        """Where ``offset`` is in the file."""
+        end = offset + sum(buffer.nbytes for buffer in buffers)
+        if end > self._size:
+            raise InternalError(f"bytes {offset} to {end} of a scratch space of {self._size}")
+        return self._offset + offset
+
+
+def write_at(descriptor: int, buffers: Sequence[memoryview], offset: int) -> None:
+    """Write buffers to a file one after another from ``offset`` on."""
+    _transfer(os.pwritev, descriptor, buffers, offset)
+
+
+def read_at(descriptor: int, buffers: Sequence[memoryview], offset: int) -> None:
+    """Fill buffers with what is in a file from ``offset`` on."""
+    _transfer(os.preadv, descriptor, buffers, offset)
+
+
+def _transfer(call: Callable[..., int], descriptor: int, buffers: Sequence[memoryview], offset: int) -> None:
+    """System calls may do less than asked."""
+    left = [buffer.cast("B") for buffer in buffers if buffer.nbytes]
+    while left:
+        done = call(descriptor, left[:_VECTORS], offset)
+        if not done:
+            raise OSError(f"the file ends at {offset}")
+        offset += done
+        while left and done >= left[0].nbytes:
+            done -= left.pop(0).nbytes
+        if done:
+            left[0] = left[0][done:]
 
 
 def unwritable(nbytes: int, error: OSError) -> StorageError:
@@ -91,3 +125,20 @@ def unreadable(nbytes: int, error: OSError) -> StorageError:
 def place(directory: str | None) -> str:
     """The directory that a setting means, for messages."""
     return directory or tempfile.gettempdir()
+
+
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+
+
+def punch_hole(descriptor: int, offset: int, size: int) -> None:
+    """Give the space of a part of a file back to the system. What is read there is zeros. Linux only.
+
+    Raises
+    ------
+    OSError
+        If the file system cannot do that; all is as it was.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    args = (ctypes.c_int(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(size))
+    if libc.fallocate(descriptor, *args):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
