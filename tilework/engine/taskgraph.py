@@ -107,7 +107,8 @@ class TaskGraph:
 def users_of(indptr: np.ndarray, deps: np.ndarray, base: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The edges turned round: which tasks need each, in ascending order; see ``TaskGraph.dependents``.
 
-    Tasks are counted from 0; in ``deps`` they may be numbered from ``base`` on. Edges to what comes before are left out.
+    Tasks are counted from 0; in ``deps`` they may be numbered from ``base`` on, and edges to what
+    comes before are left out.
     """
     n = len(indptr) - 1
     users = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tilework.base.errors import MemoryBudgetError
 from tilework.engine.local.budget import predict_peak, refuse, task_bytes
-from tilework.engine.local.state import Run, Scheduler
+from tilework.engine.local.state import Scheduler
+from tilework.engine.local.states import Run
 
 MiB = 2**20
 
@@ -63,7 +64,8 @@ def test_results_must_fit_together(graph_of: Any) -> None:
 @given(data=st.data())
 def test_one_worker_holds_exactly_what_was_predicted(data: Any, dags: Any, graph_of: Any) -> None:
     graph = draw_graph(data, dags, graph_of)
-    s = Scheduler(graph, 10**9, 1)
+    s = Scheduler(10**9, 1)
+    s.add(graph)
     while isinstance(run := s.next(0), Run):
         s.finished(0, [int(graph.out_bytes[task]) for task in run.tasks], 1.0)
     assert s.peak + graph.resident_bytes == predict_peak(graph, 1)
@@ -93,7 +95,8 @@ def test_what_several_workers_really_hold(graph_of: Any, workers: int) -> None:
             work.append(10)
             joined = []
     graph = graph_of(deps, outputs=[t for t in range(len(deps)) if out[t] == 10 and work[t] == 10], out=out, work=work)
-    s = Scheduler(graph, 10**9, workers)
+    s = Scheduler(10**9, workers)
+    s.add(graph)
     while True:
         runs = {w: run for w in range(workers) if isinstance(run := s.next(w), Run)}
         if not runs:

@@ -10,10 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilework.base.errors import InternalError
-from tilework.engine.local import state
+from tilework.engine.local import state, states
 from tilework.engine.local.budget import refuse, task_bytes
-from tilework.engine.local.check import validate
-from tilework.engine.local.state import STATES, STOP, TRANSITIONS, WAIT, Run, Scheduler, Spill
+from tilework.engine.local.check import Watched
+from tilework.engine.local.states import STATES, STOP, TRANSITIONS, WAIT, Run, Spill
+
+
+def started(graph: Any, budget: int = 10**9, workers: int = 2) -> Watched:
+    s = Watched(budget - graph.resident_bytes, workers)
+    assert s.add(graph) == 0
+    return s
+
+
+def validate(s: Watched) -> None:
+    s.validate()
+
 
 # ---------------------------------------------------------------- simulated workers
 
@@ -23,7 +34,7 @@ class World:
 
     def __init__(self, graph: Any, budget: int, workers: int, data: Any, **story: Any) -> None:
         self.graph, self.data = graph, data
-        self.scheduler = Scheduler(graph, budget, workers)
+        self.scheduler = started(graph, budget, workers)
         self.failures: dict[int, int] = dict(story.get("failures", {}))  # how often each task raises
         self.retries: int = story.get("retries", 0)
         self.unspillable: set[int] = set(story.get("unspillable", ()))
@@ -90,7 +101,7 @@ class World:
         (task,) = run.tasks
         assert list(s.running.values()) == [run]
         inputs = self.graph.deps[self.graph.indptr[task] : self.graph.indptr[task + 1]].tolist()
-        assert all(b in inputs or b in s.pinned or not size for b, size in self.memory.items())
+        assert all(b in inputs or b in s.unwritable or not size for b, size in self.memory.items())
 
     def _loaded(self, worker: int, run: Run) -> None:
         for block in run.loads:
@@ -101,7 +112,6 @@ class World:
 
     def _spilled(self, worker: int, blocks: list[int]) -> None:
         """The first block comes alone, the others together."""
-        assert len(self._agenda) == 0, "something runs while blocks are spilled"
         for part in (blocks[:1], blocks[1:]):
             written = [block for block in part if block not in self.unspillable]
             for block in written:
@@ -132,15 +142,17 @@ class World:
             if self.failures.get(task, 0):
                 self.failures[task] -= 1
                 self.raised.append(task)
-                freed, _ = self.scheduler.failed(worker, sizes, 0.0, self.retries)
+                if self.scheduler.attempts.get(task, 0) >= self.retries:
+                    self.scheduler.stop()
+                self.scheduler.failed(worker, sizes, 0.0, self.retries)
                 break
             self.memory[task] = self.actual[task]
             self.order.append(task)
             sizes.append(self.actual[task])
         else:
-            freed = self.scheduler.finished(worker, sizes, sum(self.seconds[task] for task in run.tasks))
-        for block in freed:
-            del self.memory[block]
+            self.scheduler.finished(worker, sizes, sum(self.seconds[task] for task in run.tasks))
+        for block in self.scheduler.take_freed():
+            self.memory.pop(block, None)
         assert self.scheduler.held == sum(self.memory.values())
         assert self.scheduler.on_disk == sum(self.disk.values())
         validate(self.scheduler)
@@ -189,12 +201,14 @@ def test_stories(data: Any, dags: Any, graph_of: Any) -> None:
     assert s.spilling is None
     if s.stopped:
         assert world.cancelled or any(count > world.retries for count in to_raise.values())
-        assert all(s.states[t] in (state.FAILED, state.WAITING, state.READY) for t in range(n) if t not in world.order)
+        assert all(
+            s.states[t] in (states.FAILED, states.WAITING, states.READY) for t in range(n) if t not in world.order
+        )
     else:
         assert sorted(world.order) == list(range(n))
         assert sorted(world.raised) == sorted(t for t in range(n) for _ in range(to_raise[t]))
         kept = set(dag.outputs)
-        assert {t for t in range(n) if s.states[t] == state.RELEASED} == set(range(n)) - kept
+        assert {t for t in range(n) if s.states[t] == states.RELEASED} == set(range(n)) - kept
         assert world.memory.keys() | world.disk.keys() == kept
         assert s.unfinished == s.reserved == 0
 
@@ -213,11 +227,7 @@ def test_one_worker_with_memory_enough_keeps_to_the_order(data: Any, dags: Any, 
 # ---------------------------------------------------------------- single rules
 
 
-def started(graph: Any, budget: int = 10**9, workers: int = 2) -> Scheduler:
-    return Scheduler(graph, budget, workers)
-
-
-def finish_next(s: Scheduler, worker: int = 0, seconds: float = 1.0) -> list[int]:
+def finish_next(s: Watched, worker: int = 0, seconds: float = 1.0) -> list[int]:
     """Let one worker run its next batch, with the sizes predicted."""
     run = s.next(worker)
     assert isinstance(run, Run)
@@ -229,11 +239,11 @@ def finish_next(s: Scheduler, worker: int = 0, seconds: float = 1.0) -> list[int
     return tasks
 
 
-def books(s: Scheduler) -> tuple[Any, ...]:
+def books(s: Watched) -> tuple[Any, ...]:
     """Everything that an event could change."""
     batches = {worker: (list(run.tasks), list(run.loads), run.reserved) for worker, run in s.running.items()}
     numbers = s.unfinished, s.held, s.reserved, s.on_disk, s.spilled_total, s.stopped
-    return bytes(s.states), list(s.remaining), list(s.uses), list(s.sizes), batches, numbers, sorted(s._passed)
+    return bytes(s.states), list(s.remaining), list(s.uses), list(s.sizes), batches, numbers, sorted(s.queue.passed)
 
 
 @pytest.mark.parametrize("event", TRANSITIONS)
@@ -244,11 +254,11 @@ def test_the_table_rules(event: str, before: int, graph_of: Any) -> None:
     legal = next(iter(TRANSITIONS[event]))
     s.states[0] = legal
     if before in TRANSITIONS[event]:
-        s._move(event, [0, 1])
+        s.move(event, [0, 1])
         assert s.states[1] == TRANSITIONS[event][before]
     else:
         with pytest.raises(InternalError, match=f"task 1 is {STATES[before]}: no transition for '{event}'"):
-            s._move(event, [0, 1])
+            s.move(event, [0, 1])
         assert list(s.states) == [legal, before], "an illegal event changed something"
 
 
@@ -285,7 +295,7 @@ def test_validate_notices_wrong_books(graph_of: Any) -> None:
         with pytest.raises(InternalError, match="invariant"):
             validate(s)
 
-    broken(lambda s: s.states.__setitem__(2, state.RELEASED))
+    broken(lambda s: s.states.__setitem__(2, states.RELEASED))
     broken(lambda s: s.remaining.__setitem__(2, 1))
     broken(lambda s: s.uses.__setitem__(0, 0))
     broken(lambda s: s.running.clear())
@@ -294,7 +304,7 @@ def test_validate_notices_wrong_books(graph_of: Any) -> None:
     broken(lambda s: setattr(s, "reserved", 0))
     broken(lambda s: setattr(s, "on_disk", 1))
     broken(lambda s: setattr(s, "unfinished", 3))
-    broken(lambda s: setattr(s, "_cursor", 3))
+    broken(lambda s: setattr(s.queue, "cursor", 3))
 
 
 def test_a_cyclic_graph_is_a_bug_not_a_hang(graph_of: Any) -> None:
@@ -372,7 +382,7 @@ def test_a_task_waits_until_it_fits_and_small_ones_that_free_memory_go_before(gr
     assert s2.tasks == [3], "fits beside the large one"
     s.returned(1, 1)
     s.finished(1, [], 0.0)
-    s._move("give_back", [])  # nothing
+    s.move("give_back", [])  # nothing
     validate(s)
     s.limit = 92  # now 3 does not fit any more, and 4 does
     freeing = s.next(1)
@@ -417,7 +427,7 @@ def test_the_farthest_next_use_is_spilled_first_and_loaded_again(graph_of: Any) 
     s.loaded(0)
     validate(s)
     s.finished(0, [1], 1.0)
-    assert s.states[0] == state.RELEASED
+    assert s.states[0] == states.RELEASED
     assert s.on_disk == 0
 
 
@@ -449,7 +459,7 @@ def test_no_batch_has_a_task_behind_its_first_that_needs_the_disk(graph_of: Any)
     assert isinstance(step, Spill)
     s.spilled(0, step.blocks)
     finish_next(s)
-    s._seconds = [1e-6]  # now for batches
+    s.seconds = [1e-6]  # now for batches
     step = s.next(0)
     assert isinstance(step, Spill)
     s.spilled(0, step.blocks)
@@ -473,9 +483,9 @@ def test_a_load_that_fails_leaves_the_block_on_disk(graph_of: Any) -> None:
     run = s.next(0)
     assert isinstance(run, Run)
     assert run.loads == [0]
-    assert s.failed(0, [], 0.0, 1) == ([], 1)
+    assert s.failed(0, [], 0.0, 1) == (1, [])
     validate(s)
-    assert s.states[0] == state.SPILLED
+    assert s.states[0] == states.SPILLED
     again = s.next(0)
     assert isinstance(again, Run)
     assert again.loads == [0]
@@ -487,10 +497,11 @@ def test_unfinished_business_when_a_task_fails(graph_of: Any) -> None:
     run = s.next(0)
     assert isinstance(run, Run)
     assert run.tasks == [1, 2, 3]
-    assert s.failed(0, [7], 1.0, 0) == ([], None)
+    assert s.failed(0, [7], 1.0, 0) == (None, [2])
     validate(s)
     assert [STATES[x] for x in s.states] == ["held", "held", "failed", "ready"]
     assert s.held == 7
+    assert finish_next(s) == [3], "a failure stops only what needs the task"
     assert s.next(0) is STOP
 
 
@@ -498,9 +509,9 @@ def test_retries_are_counted_per_task(graph_of: Any) -> None:
     s = started(graph_of([[], []], outputs=[0, 1]), workers=1)
     for attempt in (1, 2):
         s.next(0)
-        assert s.failed(0, [], 1.0, 2) == ([], attempt)
+        assert s.failed(0, [], 1.0, 2) == (attempt, [])
         validate(s)
     finish_next(s)
     s.next(0)
-    assert s.failed(0, [], 1.0, 2)[1] == 1
+    assert s.failed(0, [], 1.0, 2)[0] == 1
     validate(s)

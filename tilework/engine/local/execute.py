@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -43,7 +43,7 @@ class Executor:
         What the kernels keep for this thread.
     """
 
-    def __init__(self, graph: TaskGraph, stage_of: memoryview, values: dict[int, Any], context: Context) -> None:
+    def __init__(self, graph: TaskGraph, stage_of: Sequence[int], values: dict[int, Any], context: Context) -> None:
         self._graph, self._stage_of, self._values, self._context = graph, stage_of, values, context
         self._offsets: list[int] = graph.offsets.tolist()
         self._indptr, self._deps = graph.indptr.data, graph.deps.data

@@ -29,7 +29,8 @@ from tilework.engine.local.budget import describe, refuse
 from tilework.engine.local.execute import Executor, takes_buffers
 from tilework.engine.local.heap import HeapTrimmer
 from tilework.engine.local.spill import SpillFile
-from tilework.engine.local.state import WAIT, Instruction, Run, Scheduler, Spill, Stop
+from tilework.engine.local.state import Scheduler
+from tilework.engine.local.states import WAIT, Instruction, Run, Spill, Stop
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
 from tilework.plan.stages import Calls
@@ -52,7 +53,8 @@ class LocalRun:
         refuse(graph, options.budget)
         self._graph, self._options, self._workers = graph, options, workers
         self._listener, self._listener_lock = listener, Lock()
-        self._scheduler = Scheduler(graph, options.budget, workers)
+        self._scheduler = Scheduler(options.budget - graph.resident_bytes, workers)
+        self._scheduler.add(graph)  # the only one: its tasks have the same numbers there
         self._changed = Condition()
         self._idle = 0  # workers that sleep ...
         self._watching = 0  # ... of which so many wake up by themselves, to take back tasks if a batch takes too long
@@ -165,7 +167,7 @@ class LocalRun:
                 self._scheduler.returned(worker, n)
 
     def _drop(self, blocks: list[int]) -> None:
-        """Blocks that the scheduler no longer counts."""
+        """Blocks that the scheduler does not count any more."""
         if blocks:
             self._limit_pool()
             for block in blocks:
@@ -199,15 +201,15 @@ class LocalRun:
             if error is None:
                 self._scheduler.returned(worker, len(self._todo[worker]))
                 self._todo[worker].clear()
-                freed = self._scheduler.finished(worker, sizes, stop - start)
+                self._scheduler.finished(worker, sizes, stop - start)
             else:
                 self._todo[worker].clear()
                 task = run.tasks[len(sizes)]
                 retries = self._retries(task) if isinstance(error, Exception) else 0
-                freed, attempt = self._scheduler.failed(worker, sizes, stop - start, retries)
-                if attempt is None:  # at once, before somebody stumbles over the consequences
-                    self.abort(self._noted(error, task))
-            self._drop(freed)
+                if self._scheduler.attempts.get(task, 0) >= retries:
+                    self.abort(self._noted(error, task))  # first, so that nobody looks what needs the task
+                attempt, _ = self._scheduler.failed(worker, sizes, stop - start, retries)
+            self._drop(self._scheduler.take_freed())
             held, spilled = self._scheduler.held, self._scheduler.on_disk
         self._heap.look()
         if error is not None and attempt is not None:
