@@ -457,10 +457,15 @@ class Erred(NamedTuple):
 
 
 class Values(NamedTuple):
-    """Answer to Get, in its order. What could not be had is None: it failed, see Erred."""
+    """Answer to Get, in its order. What could not be had is None: it failed, see Erred.
+
+    ``error`` is a pickled error if none could be had, though they are done: they are too large together, or the disk
+    does not give them back.
+    """
 
     request: int
     values: list[Value | None]
+    error: bytes = b""
 
 
 class Progress(NamedTuple):
