@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework.engine.kernels.pool import BufferPool
+from tilework.engine.kernels.pool import Allocator
 from tilework.plan.stages import Assembled, AxisPieces, SlicePieces
 
 
@@ -39,7 +39,7 @@ def nest(blocks: Sequence[Any], counts: tuple[int, ...]) -> Any:
 
 
 def assemble(
-    operand: Assembled, index: tuple[int, ...], blocks: Sequence[Sequence[Any]], pool: BufferPool
+    operand: Assembled, index: tuple[int, ...], blocks: Sequence[Sequence[Any]], pool: Allocator
 ) -> np.ndarray:
     """The block at grid ``index``, put together from the pieces that ``operand`` lists.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework.engine.kernels.pool import BufferPool
+from tilework.engine.kernels.pool import Allocator
 
 TILE_BYTES = 512 << 10
 """Size of a tile for a thread on its own: it, its operands and its result share the level-2 cache."""
@@ -34,7 +34,7 @@ class Context:
         Polled between tiles; once it returns True, the block is given up.
     """
 
-    def __init__(self, pool: BufferPool, threads: int = 1, cancelled: Callable[[], bool] | None = None) -> None:
+    def __init__(self, pool: Allocator, threads: int = 1, cancelled: Callable[[], bool] | None = None) -> None:
         self.pool = pool
         self.cancelled = cancelled
         self.tile_bytes = TILE_BYTES if threads == 1 else TILE_BYTES_THREADED

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,14 @@ SMALLEST = 1 << 20
 
 _GRAIN = 64 << 10  # buffer sizes are multiples of this, so that almost equal blocks share buffers
 _SLACK = 1.25  # a buffer serves blocks down to 1/1.25 of its size
+
+
+class Allocator(Protocol):
+    """Where blocks come from."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Like ``np.empty``: a C-contiguous array of undefined contents."""
+        ...
 
 
 class _Lease:

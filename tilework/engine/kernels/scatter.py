@@ -13,7 +13,7 @@ import numpy as np
 
 from tilework.base.scratch import ScratchFile, unreadable, unwritable
 from tilework.engine.kernels.assemble import open_index
-from tilework.engine.kernels.pool import BufferPool
+from tilework.engine.kernels.pool import Allocator
 from tilework.plan.scatter import in_order, offset
 from tilework.plan.stages import GATHER_BYTES, Scatter
 
@@ -48,7 +48,7 @@ def scatter_block(scatter: Scatter, index: Sequence[int], block: np.ndarray, scr
             raise unwritable(raw.nbytes, error) from error
 
 
-def gather_block(scatter: Scatter, index: Sequence[int], scratch: ScratchFile, pool: BufferPool) -> np.ndarray:
+def gather_block(scatter: Scatter, index: Sequence[int], scratch: ScratchFile, pool: Allocator) -> np.ndarray:
     """Read the block at ``index`` of the grid that is read.
 
     Raises

@@ -30,9 +30,10 @@ def _trim_function() -> Callable[[int], int] | None:
 
 
 def resident_bytes() -> int | None:
-    """Bytes of this process in memory; None where the system does not tell."""
+    """Bytes of this process in memory, apart from files and shared memory; None where the system does not tell."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, shared, *_ = Path("/proc/self/statm").read_bytes().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
 
@@ -45,6 +46,11 @@ class HeapTrimmer:
         self._trim = _trim_function()
         self._start = resident_bytes()
         self._next = 0.0  # monotonic time of the next look
+
+    def trim(self) -> None:
+        """Give free memory back to the system now."""
+        if self._trim is not None:
+            self._trim(0)
 
     def look(self) -> bool:
         """Give free memory back if the process has grown near the budget. Returns whether it did."""
