@@ -85,20 +85,38 @@ def dump(value: Any, slot: Slot, lent: Collection[tuple[int, int]] = (), copy: b
     Exception
         What the pickler raised, with a note. Values that cannot be pickled are generators, locks, open files...
     """
-    if type(value) in _ATOMS:
-        head = pickle.dumps(value, 5)
-        buffers: list[pickle.PickleBuffer] = []
-    elif type(value) is ScratchFile:
+    kind = type(value)
+    if kind in _ATOMS or (kind in _SIZED and len(value) <= _SIZED[kind]):
+        head = _small(value)
+        if head is not None:
+            return head, len(head)
+    if kind is ScratchFile:
         return Scratch(*value.shared_range()), 0
-    else:
-        head, buffers = _pickled(value)
+    head, buffers = _pickled(value)
     if not buffers and len(head) <= INLINE:
         return head, len(head)
     stored = _stored(head, [buffer.raw() for buffer in buffers], slot, lent, copy)
     return stored, sum(size for _, size in stored.extents) + (len(head) if stored.head is head else 0)
 
 
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+_ATOMS = frozenset({type(None), bool, int, float, complex, np.float64, np.int64, np.bool})
+_SIZED: dict[type, int] = {tuple: 16, list: 16, dict: 16, str: INLINE, bytes: INLINE}
+"""Types that may be small, and the length up to which it is worth trying."""
+
+
+def _small(value: Any) -> bytes | None:
+    """The pickle of what most calls take and return, in a third of the time; None if more must be thought of."""
+    aside: list[pickle.PickleBuffer] = []
+    try:
+        head = pickle.dumps(value, 5, buffer_callback=aside.append)
+    except Exception:  # see _pickled
+        return None
+    return None if aside or len(head) > INLINE or _needs_more(head) else head
+
+
+def _needs_more(head: bytes) -> bool:
+    """Whether something was pickled by name that may mean nothing in another process."""
+    return b"__main__" in head or bool(cloudpickle.list_registry_pickle_by_value())
 
 
 def _pickled(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
@@ -114,7 +132,7 @@ def _pickled(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     try:
         _Pickler(file, 5, buffer_callback=stays).dump(value)
         head = file.getvalue()
-        if b"__main__" not in head and not cloudpickle.list_registry_pickle_by_value():
+        if not _needs_more(head):
             return head, buffers
     except Exception:  # whatever the user's classes raise: cloudpickle will say so, if it cannot do it either
         pass
@@ -133,18 +151,18 @@ def _pickled(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        return _reduced(obj) if type(obj) is np.ndarray else NotImplemented
+        return _reduced(obj) if type(obj) is np.ndarray and obj.nbytes >= INLINE else NotImplemented
 
 
 class _CloudPickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        return _reduced(obj) if type(obj) is np.ndarray else super().reducer_override(obj)
+        return _reduced(obj) if type(obj) is np.ndarray and obj.nbytes >= INLINE else super().reducer_override(obj)
 
 
 def _reduced(array: np.ndarray) -> Any:
-    """How an array is pickled: so that no element is written twice, and large memory is handed out as a buffer."""
-    if array.nbytes < INLINE or array.dtype.hasobject:
-        return array.__reduce_ex__(5)
+    """How a large array is pickled: no element is written twice, and its memory is handed out as a buffer."""
+    if array.dtype.hasobject:
+        return NotImplemented
     if 0 in array.strides:
         elements = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
         return np.broadcast_to, (elements, array.shape)
