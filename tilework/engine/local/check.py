@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from tilework.base.errors import InternalError
+from tilework.engine.local.growing import GraphArrays
 from tilework.engine.local.state import Scheduler
 from tilework.engine.local.states import (
     APART,
@@ -24,7 +25,6 @@ from tilework.engine.local.states import (
     STATES,
     WAITING,
 )
-from tilework.engine.local.tasks import GraphArrays
 
 FINISHED = (HELD, SPILLING, SPILLED, LOADING, RELEASED)
 WANTING = (WAITING, READY, APART, RUNNING, FAILED)  # what needs its inputs, or may again
@@ -83,6 +83,11 @@ class Watched(Scheduler):
         tasks = list(tasks)
         super().release(tasks)
         self.holds.subtract(tasks)
+
+    def renumber(self, together: Iterable[range] = ()) -> dict[int, int]:
+        mapping = super().renumber(together)
+        self.holds = Counter({mapping[task]: n for task, n in self.holds.items() if n})
+        return mapping
 
 
 def _require(truth: bool, message: str) -> None:

@@ -86,12 +86,24 @@ class Queue:
             if not cursor <= rank < n:
                 heappush(passed, rank)
 
+    def top(self, heap: list[int], terms: Terms | None, taken: int = NONE) -> int:
+        """The first rank in a heap that stands, or NONE: its task is READY (APART under these ``terms``).
+
+        A task that left and came back may lie there twice, in a row: once it is ``taken`` it does not count.
+        """
+        state = READY if terms is None else APART
+        while heap:
+            rank = heap[0]
+            task = self.task(rank)
+            if self.states[task] == state and rank != taken and (terms is None or self.terms[task] == terms):
+                return rank
+            heappop(heap)
+        return NONE
+
     def lowest(self) -> int:
         """The rank of the first READY task, or NONE."""
-        states, order, cursor, passed = self.states, self.order, self.cursor, self.passed
-        while passed and states[self.task(passed[0])] != READY:
-            heappop(passed)
-        found = passed[0] if passed else NONE
+        states, order, cursor = self.states, self.order, self.cursor
+        found = self.top(self.passed, None) if self.passed else NONE
         stop = min(found, self.n)
         while cursor < stop and states[order[cursor]] != READY:
             cursor += 1
@@ -112,15 +124,10 @@ class Queue:
         found = None
         for terms, heap in self.apart.items():
             if worker is None or terms[0] is None or worker in terms[0]:
-                while heap and not self._stands(heap[0], terms):
-                    heappop(heap)
-                if heap and (found is None or heap[0] < found[0]):
-                    found = heap[0], terms
+                rank = self.top(heap, terms)
+                if rank != NONE and (found is None or rank < found[0]):
+                    found = rank, terms
         return found
-
-    def _stands(self, rank: int, terms: Terms) -> bool:
-        task = self.task(rank)
-        return self.states[task] == APART and self.terms.get(task) == terms
 
     def set_apart(self, tasks: Iterable[int]) -> None:
         """These have just become APART."""
@@ -142,3 +149,21 @@ class Queue:
             self.terms.pop(task, None)
         if not self.terms:
             self.apart.clear()
+
+    def renumber(self, mapping: dict[int, int], alive: np.ndarray) -> None:
+        """Tasks have new numbers, old → new; only those that are ``alive`` (by their new ones) may run again."""
+        ranks = np.zeros(len(mapping), np.int64)
+        old = np.fromiter(mapping, np.int64, len(mapping))
+        before = np.asarray(self.ranks)[old[alive]]
+        by_rank = alive[np.argsort(before % FAR, kind="stable")]
+        usual = np.asarray(self.ranks)[old[by_rank]] // FAR  # minus the priority
+        for tasks, first in ((by_rank[usual == 0], 0), (by_rank[usual != 0], usual[usual != 0] * FAR)):
+            ranks[tasks] = np.arange(len(tasks)) + first
+        self.order, self.others = (by_rank[chosen].astype(np.int32).data for chosen in (usual == 0, usual != 0))
+        self.n, self.n_others = len(self.order), len(self.others)
+        self.ranks, self.cursor = ranks.data, 0
+        self.passed = []
+        self.terms = {mapping[task]: terms for task, terms in self.terms.items()}
+        self.apart = {}
+        self.offer(task for task in self.others.tolist() if self.states[task] == READY)
+        self.set_apart(task for task in self.terms if self.states[task] == APART)

@@ -1,8 +1,8 @@
 """The scheduler core: a pure state machine. No I/O, no threads, no clock; events in, instructions out.
 
 The same core drives threads, clusters and the simulator. ``states`` has the states of a task, the table of the arrows
-between them and the instructions; ``tasks`` the graphs and futures and who wants what of them; ``queue`` which task is
-next; ``victims`` what goes to disk. Here is who runs what, and when.
+between them and the instructions; ``tasks`` the graphs and futures and who wants what of them; ``growing`` how they
+come and go; ``queue`` which task is next; ``victims`` what goes to disk. Here is who runs what, and when.
 
 Theory of operation
 ===================
@@ -52,7 +52,7 @@ were predicted too small, since a task that alone exceeds the budget is refused 
 *Spilling while others run.* An engine whose tasks take long need not wait for them: a worker that asks without being
 ``patient`` is told to spill as soon as nothing else fits. A block is never on its way out while somebody reads it:
 when victims are chosen, the inputs of all running batches are left out; and no batch is handed out that reads a block
-which is SPILLING, whatever it was made READY by, because :meth:`_demand` and :meth:`_elsewhere` look at the states of
+which is SPILLING, whatever it was made READY by, because :meth:`_demand` and :meth:`elsewhere` look at the states of
 all inputs of what they admit. Pinned blocks are no victims, and a block that is pinned while it is written is kept.
 
 *Sizes* of finished blocks are what the engine reports. Before that predictions serve; where there are none
@@ -63,15 +63,15 @@ all inputs of what they admit. Pinned blocks are no victims, and a block that is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
 from typing import Final
 
 from tilework.base.errors import InternalError
+from tilework.engine.local.growing import GrowingTasks
 from tilework.engine.local.queue import FAR, NONE, Terms
 from tilework.engine.local.states import (
-    APART,
     LOADING,
     READY,
     SPILLED,
@@ -83,7 +83,6 @@ from tilework.engine.local.states import (
     Run,
     Spill,
 )
-from tilework.engine.local.tasks import Tasks
 from tilework.engine.local.victims import victims
 
 # ---------------------------------------------------------------- policy constants
@@ -96,7 +95,7 @@ LOOKAHEAD: Final = 8  # candidates tried when the first does not fit
 _BLOCKED: Final = 1 << 62  # the demand of a task that waits for a block which is moving: fits nowhere
 
 
-class Scheduler(Tasks):
+class Scheduler(GrowingTasks):
     """The tasks, and who runs them. See the module's docstring for the theory.
 
     Parameters
@@ -328,20 +327,6 @@ class Scheduler(Tasks):
         """Hand out no more work. What runs may still be reported; all blocks may be dropped."""
         self.stopped = True
 
-    def bind(self, tasks: Iterable[int], workers: Collection[int] | None) -> None:
-        """Only these workers (None: all again) may be given the tasks, as far as they are not running."""
-        tasks = list(tasks)
-        for task in tasks:
-            self.queue.agree([task], workers, self.queue.terms.get(task, (None, False))[1])
-        self._file(tasks)
-
-    def alone(self, tasks: Iterable[int], alone: bool = True) -> None:
-        """These tasks are handed out one at a time, marked ``Run.alone``, as far as they are not running."""
-        tasks = list(tasks)
-        for task in tasks:
-            self.queue.agree([task], self.queue.terms.get(task, (None, False))[0], alone)
-        self._file(tasks)
-
     # ------------------------------------------------------------ parts of events
 
     def _running(self, worker: int) -> Run:
@@ -363,16 +348,6 @@ class Scheduler(Tasks):
         self.fail(cancelled)
         self._let_go(cancelled)
         return [tasks[i] for i in good], [sizes[i] for i in good]
-
-    def _file(self, tasks: list[int]) -> None:
-        """Bring tasks whose terms have changed to where they belong."""
-        ready = [task for task in tasks if self.states[task] == READY]
-        apart = [task for task in tasks if self.states[task] == APART]
-        self.move("rejoin", apart)
-        self.queue.offer(apart)
-        filed = [task for task in ready + apart if task in self.queue.terms]
-        self.move("set_apart", filed)
-        self.queue.set_apart(filed)
 
     def _left_memory(self, worker: int, blocks: list[int], event: str) -> None:
         if self.spilling is None or self.spilling[0] != worker or not self.spilling[1].issuperset(blocks):
@@ -423,10 +398,6 @@ class Scheduler(Tasks):
                     need += self.sizes[block]
         return need, loads
 
-    def _elsewhere(self, task: int) -> bool:
-        """Whether an input is not in memory, or moving. Only the first task of a batch may have such."""
-        return any(self.states[block] in (SPILLED, LOADING, SPILLING) for block in self.inputs(task))
-
     def _look_ahead(self) -> tuple[int, int, list[int]] | None:
         """One of the next few ready tasks that fits and leaves no more behind than it frees."""
         room, queue = self.room, self.queue
@@ -436,7 +407,7 @@ class Scheduler(Tasks):
             queue.take(rank)
             task = queue.task(rank)
             need, loads = self._demand(task)
-            if need <= room and self.sizes[task] <= self._frees(task):
+            if need <= room and self.sizes[task] <= self.frees(task):
                 found = task, need, loads
                 break
             seen.append(rank)
@@ -444,19 +415,14 @@ class Scheduler(Tasks):
             heappush(queue.passed, rank)
         return found
 
-    def _frees(self, task: int) -> int:
-        """Bytes of inputs that nobody needs after this task."""
-        blocks = self.inputs(task)
-        return sum(self.sizes[block] for block in set(blocks) if self.uses[block] == blocks.count(block))
-
     def _admit(self, worker: int, run: Run, terms: Terms | None) -> Run:
         """Fill the batch and enter it into the books."""
         if terms is None:
-            self._fill(run, self.queue.passed, self.queue.n, READY)
+            self._fill(run, self.queue.passed, self.queue.n, None)
         elif terms[1]:
             run.alone = True
         else:
-            self._fill(run, self.queue.apart[terms], 0, APART)
+            self._fill(run, self.queue.apart[terms], 0, terms)
         self.move("assign", run.tasks)
         self.move("load", run.loads)
         self.running[worker] = run
@@ -465,22 +431,22 @@ class Scheduler(Tasks):
         run.allowance = run.reserved + self._extra
         return run
 
-    def _fill(self, run: Run, passed: list[int], n: int, found: int) -> None:
+    def _fill(self, run: Run, passed: list[int], n: int, terms: Terms | None) -> None:
         """Add tasks of about a millisecond to a batch of one: the lowest ranks that are ready, or will be within it.
 
-        Those that are ready are in the heap ``passed``, if they are in the state ``found``, and in ``order[:n]``.
+        Those that are ready are in ``order[:n]``, and in the heap ``passed`` under these ``terms``.
 
         This and ``finished`` are what a task costs. What the queue does is therefore repeated here in line.
         """
         queue, states, sizes, work, stage_of = self.queue, self.states, self.sizes, self.work, self.stage_of
-        order, others, ranks, cursor, apart = queue.order, queue.others, queue.ranks, queue.cursor, queue.terms
+        order, ranks, cursor, apart = queue.order, queue.ranks, queue.cursor, queue.terms
         users_indptr, users, remaining, later = self.users_indptr, self.users, self.remaining, self.later
         costs, expected, away = self.seconds, self.expected, self.on_disk or self.spilling is not None
         near: list[int] = []  # heap: ranks of WAITING tasks whose last inputs are in this batch
         inputs: dict[int, int] = {}  # inputs in this batch, of tasks that need more than those
         tasks, scratch, total = run.tasks, run.scratch, run.reserved
         task = tasks[0]
-        taken = ranks[task]  # one that left the heap's state and came back may lie in it twice, in a row
+        rank = ranks[task]
         most = min(self.room, total + self._extra)
         idle = max(1, self.workers - len(self.running))  # with this one
         seconds = self.batch_seconds / idle - costs[stage_of[task]]
@@ -499,16 +465,11 @@ class Scheduler(Tasks):
             if later and task in later:
                 for user in later[task]:
                     inputs[user] = have = inputs.get(user, 0) + 1
-                    if have == remaining[user] and states[user] == WAITING and not (apart and user in apart):
+                    if have == remaining[user] and states[user] == WAITING and user not in apart:
                         heappush(near, ranks[user])
-            heap = near
-            rank = near[0] if near else NONE
-            while passed and passed[0] < rank:
-                task = order[passed[0]] if 0 <= passed[0] < FAR else others[passed[0] % FAR]
-                if states[task] == found and passed[0] != taken:
-                    rank, heap = passed[0], passed
-                else:
-                    heappop(passed)
+            taken, heap, rank = rank, near, near[0] if near else NONE
+            if passed and passed[0] < rank and (top := queue.top(passed, terms, taken)) < rank:
+                rank, heap = top, passed
             limit = rank if rank < n else n
             while cursor < limit and states[order[cursor]] != READY:
                 cursor += 1
@@ -517,18 +478,15 @@ class Scheduler(Tasks):
                 rank = cursor
             elif rank == NONE:
                 break
-            task = order[rank] if 0 <= rank < FAR else others[rank % FAR]
+            task = order[rank] if 0 <= rank < FAR else queue.task(rank)
             stage = stage_of[task]
             seconds -= costs[stage]
-            size = sizes[task]
-            if not size:
-                sizes[task] = size = expected[stage]
-            total += size
-            needs = work[task]
-            if needs > scratch:
-                total += needs - scratch
-                scratch = needs
-            if seconds < 0 or total > most or (away and self._elsewhere(task)):
+            if not sizes[task]:
+                sizes[task] = expected[stage]
+            more = work[task] if work[task] > scratch else scratch
+            total += sizes[task] + more - scratch
+            scratch = more
+            if seconds < 0 or total > most or (away and self.elsewhere(task)):
                 break
             if walk:
                 cursor += 1
@@ -536,5 +494,4 @@ class Scheduler(Tasks):
                 heappop(heap)
             run.reserved, run.scratch = total, scratch
             tasks.append(task)
-            taken = rank
         queue.cursor = cursor

@@ -1,7 +1,7 @@
-"""What there is to do: the tasks of all graphs and futures, who needs whom, and who still wants what.
+"""The tasks of all graphs and futures: who needs whom, who still wants what, what shall not run.
 
 Tasks are numbered as they come, and the arrays of this module have an entry for each. A graph brings its edges as
-arrays, and so does the list of users of each task *inside* it. Users that come later (calls whose inputs are
+arrays, and so the users of each task *inside* it are an array, too. Users that come later (calls whose inputs are
 futures, graphs over persisted blocks) are in ``later``.
 
 Who wants a block is counted in ``uses``: tasks that need it and have not finished, places in a graph's outputs, and
@@ -12,56 +12,34 @@ holds of futures. When a count comes down to nothing,
 - a FAILED task is released: until then it keeps its inputs, so that it can be tried again;
 - a task that runs, or whose block is on its way to or from disk, is looked at again when that is over;
 
-and a task that fails or is not run lets go of its inputs when it is released. (Tasks that nobody ever wanted, such as
-those that write, run all the same: their count never *comes* down.) So whatever is cancelled, failed or forgotten, in
-the end nothing remains of it.
-
-What has been released is told by :meth:`Tasks.take_freed`, whatever event released it.
+and a task that failed lets go of its inputs when it is released. (Tasks that nobody ever wanted, such as those that
+write, run all the same: their count never *comes* down.) So whatever is cancelled, failed or forgotten, in the end
+nothing remains of it. :meth:`Tasks.take_freed` tells what has been released, whatever event released it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import inf
-from typing import Protocol
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from tilework.base.errors import InternalError
-from tilework.engine.local.queue import Queue, enlarged
+from tilework.engine.local.queue import Queue
 from tilework.engine.local.states import (
     APART,
     FAILED,
     HELD,
     ILLEGAL,
+    LOADING,
     READY,
     RELEASED,
     RUNNING,
     SPILLED,
+    SPILLING,
     STATES,
     STEPS,
     WAITING,
 )
-from tilework.engine.taskgraph import users_of
-
-
-class GraphArrays(Protocol):
-    """What the scheduler needs of a graph: see :class:`~tilework.engine.taskgraph.TaskGraph`."""
-
-    @property
-    def offsets(self) -> np.ndarray: ...
-    @property
-    def indptr(self) -> np.ndarray: ...
-    @property
-    def deps(self) -> np.ndarray: ...
-    @property
-    def out_bytes(self) -> np.ndarray: ...
-    @property
-    def work_bytes(self) -> np.ndarray: ...
-    @property
-    def rank(self) -> np.ndarray: ...
-    @property
-    def outputs(self) -> np.ndarray: ...
 
 
 class Tasks:
@@ -94,193 +72,6 @@ class Tasks:
         self.attempts: dict[int, int] = {}  # how often a task has raised
         self._freed: list[int] = []
 
-    # ------------------------------------------------------------ growing
-
-    def new_stage(self, learns: bool = True) -> int:
-        """A number for tasks that do the same: time, and memory if it ``learns``, are learned from the first."""
-        self.seconds.append(inf)
-        self.expected.append(0)
-        self.learns.append(learns)
-        return len(self.seconds) - 1
-
-    def add(
-        self,
-        graph: GraphArrays,
-        held: Mapping[int, int] | None = None,
-        priority: int = 0,
-        learns: Sequence[bool] | None = None,
-    ) -> int:
-        """Add the tasks of a graph. Its task ``t`` is ``base + t`` here, for the ``base`` that is returned.
-
-        Each place in ``graph.outputs`` is one hold. Tasks that need a FAILED one are FAILED from the start.
-
-        Parameters
-        ----------
-        graph
-            It is not changed, and not kept.
-        held
-            Task of the graph → task that stands for it: what the former needs is ignored, and it never runs.
-        priority
-            Higher goes first.
-        learns
-            For each stage of the graph whether it makes blocks of which nothing is predicted.
-        """
-        held = held or {}
-        base, n = len(self.states), len(graph.rank)
-        number, own = np.arange(base, base + n), np.zeros(n, bool)
-        counts, deps = np.diff(graph.indptr), graph.deps
-        if held:
-            number[list(held)] = list(held.values())
-            own[list(held)] = True
-            deps = deps[~np.repeat(own, counts)]
-            counts[own] = 0
-        deps = number[deps].astype(np.int32)
-        indptr = np.cumsum(counts)
-        self._check_alive(held.values())
-        users_indptr, users = users_of(np.concatenate([[0], indptr]), deps, base)
-        uses = np.diff(users_indptr)
-        np.add.at(uses, graph.outputs[~own[graph.outputs]], 1)
-
-        states = np.where(counts == 0, READY, WAITING).astype(np.uint8)
-        states[own] = RELEASED
-        first_stage = len(self.seconds)
-        for s, (a, b) in enumerate(zip(graph.offsets[:-1].tolist(), graph.offsets[1:].tolist(), strict=True)):
-            self.new_stage(learns is not None and learns[s])
-            self.stage_of += [first_stage + s] * (b - a)
-        edges, user_edges = self.indptr[base], self.users_indptr[base]
-        self._extend(base, n, edges + indptr, deps, user_edges + users_indptr[1:], users + np.int32(base))
-        self.sizes[base : base + n] = graph.out_bytes.astype(np.int64).data
-        self.work[base : base + n] = graph.work_bytes.astype(np.int64).data
-        self.remaining += counts.tolist()
-        self.uses += uses.tolist()
-        self.states += states.tobytes()
-        self.queue.enter(base, graph.rank, n, priority)
-        self.unfinished += n - len(held)
-
-        for block in number[graph.outputs[own[graph.outputs]]].tolist():
-            self.uses[block] += 1
-        self._join_others(base, np.repeat(np.arange(base, base + n), counts), deps)
-        if priority:
-            self.queue.offer(t for t in range(base, base + n) if self.states[t] == READY)
-        return base
-
-    def add_calls(self, n: int, inputs: Sequence[Sequence[int]] | None, stage: int, priority: int = 0) -> int:
-        """Add ``n`` tasks of one stage, each held once; ``inputs[i]`` are the tasks that task ``base + i`` needs.
-
-        Returns ``base``. Tasks that need a FAILED one are FAILED from the start.
-        """
-        base = len(self.states)
-        deps: list[int] = []
-        counts = [0] * n
-        if inputs is not None:
-            counts = [len(blocks) for blocks in inputs]
-            deps = [block for blocks in inputs for block in blocks]
-            self._check_alive(deps)
-        self._new_tasks(base, n, stage, READY, counts, deps)
-        self.queue.enter(base, None, n, priority)
-        self.unfinished += n
-        if deps:
-            users = [task for task, count in enumerate(counts, base) for _ in range(count)]
-            self.remaining[base:] = counts
-            for task, count in enumerate(counts, base):
-                if count:
-                    self.states[task] = WAITING
-            self._join(users, deps)
-        if priority:
-            self.queue.offer(t for t in range(base, base + n) if self.states[t] == READY)
-        return base
-
-    def adopt(self, sizes: Sequence[int]) -> int:
-        """Add blocks that exist: tasks that have finished, each held once. Returns ``base``."""
-        base, n = len(self.states), len(sizes)
-        self._new_tasks(base, n, 0, HELD, [0] * n, [])
-        for task, size in enumerate(sizes, base):
-            self.sizes[task] = size
-        self.queue.enter(base, None, n, 0)
-        self.held += sum(sizes)
-        return base
-
-    def _new_tasks(self, base: int, n: int, stage: int, state: int, counts: list[int], deps: list[int]) -> None:
-        """Tasks without users, held once, of which nothing is predicted."""
-        edges, user_edges = self.indptr[base], self.users_indptr[base]
-        if n == 1:
-            self._extend(base, 1, None, None, None, None, len(deps))
-            self.indptr[base + 1] = edges + len(deps)
-            self.users_indptr[base + 1] = user_edges
-            for block in deps:
-                self.deps[edges] = block
-                edges += 1
-            self.sizes[base] = self.work[base] = 0
-        else:
-            none = np.zeros(n, np.int64)
-            self._extend(
-                base, n, edges + np.cumsum(counts), np.array(deps, np.int32), none + user_edges, np.empty(0, np.int32)
-            )
-            self.sizes[base : base + n] = self.work[base : base + n] = none.data
-        self.remaining += [0] * n
-        self.uses += [1] * n
-        self.stage_of += [stage] * n
-        self.states += bytes([state]) * n
-
-    def _extend(
-        self,
-        base: int,
-        n: int,
-        indptr: np.ndarray | None,
-        deps: np.ndarray | None,
-        users_indptr: np.ndarray | None,
-        users: np.ndarray | None,
-        more: int = 0,
-    ) -> None:
-        """Make room in the arrays, and enter edges."""
-        edges, user_edges = self.indptr[base], self.users_indptr[base]
-        self.indptr = enlarged(self.indptr, base + 1, n)
-        self.users_indptr = enlarged(self.users_indptr, base + 1, n)
-        self.sizes = enlarged(self.sizes, base, n)
-        self.work = enlarged(self.work, base, n)
-        self.deps = enlarged(self.deps, edges, more if deps is None else len(deps))
-        if indptr is not None and deps is not None and users_indptr is not None and users is not None:
-            self.users = enlarged(self.users, user_edges, len(users))
-            self.indptr[base + 1 : base + 1 + n] = indptr.data
-            self.users_indptr[base + 1 : base + 1 + n] = users_indptr.data
-            self.deps[edges : edges + len(deps)] = deps.data
-            self.users[user_edges : user_edges + len(users)] = users.data
-
-    def _check_alive(self, blocks: Iterable[int]) -> None:
-        for block in blocks:
-            if self.states[block] == RELEASED:
-                raise InternalError(f"task {block} was released, and is needed again")
-
-    def _join_others(self, base: int, users: np.ndarray, deps: np.ndarray) -> None:
-        older = deps < base
-        if older.any():
-            self._join(users[older].tolist(), deps[older].tolist())
-
-    def _join(self, users: Sequence[int], blocks: Sequence[int]) -> None:
-        """Enter edges from new tasks to ones of before; what they count on is taken back if it is not so."""
-        states, uses, later, remaining = self.states, self.uses, self.later, self.remaining
-        failing: list[int] = []
-        ready: list[int] = []
-        for user, block in zip(users, blocks, strict=True):
-            uses[block] += 1
-            known = later.get(block)
-            if known is None:
-                later[block] = [user]
-            else:
-                known.append(user)
-                if len(known) > 64 and len(known) > 4 * uses[block]:  # most of them have finished
-                    known[:] = [task for task in known if states[task] <= RUNNING]
-            state = states[block]
-            if HELD <= state <= RELEASED:
-                remaining[user] = left = remaining[user] - 1
-                if not left:
-                    ready.append(user)
-            elif state == FAILED:
-                failing.append(user)
-        for user in ready:
-            states[user] = READY  # as if it had never been anything else
-        self._let_go(self._doom(failing))
-
     # ------------------------------------------------------------ reading
 
     def inputs(self, task: int) -> list[int]:
@@ -290,6 +81,15 @@ class Tasks:
     def users_of(self, task: int) -> list[int]:
         """The tasks that need this one; of a finished one, those that have not finished are among them."""
         return self.users[self.users_indptr[task] : self.users_indptr[task + 1]].tolist() + self.later.get(task, [])
+
+    def elsewhere(self, task: int) -> bool:
+        """Whether an input is not in memory, or moving. Only the first task of a batch may have such."""
+        return any(self.states[block] in (SPILLED, LOADING, SPILLING) for block in self.inputs(task))
+
+    def frees(self, task: int) -> int:
+        """Bytes of inputs that nobody needs after this task."""
+        blocks = self.inputs(task)
+        return sum(self.sizes[block] for block in set(blocks) if self.uses[block] == blocks.count(block))
 
     def take_freed(self) -> list[int]:
         """Tasks that were released since this was last called. Drop their blocks, and all that is known of them."""
@@ -369,6 +169,20 @@ class Tasks:
             todo += self.inputs(task)
         self.unblock([task for task in again if self.states[task] == WAITING and not self.remaining[task]])
         return again
+
+    def bind(self, tasks: Iterable[int], workers: Collection[int] | None) -> None:
+        """Only these workers (None: all again) may be given the tasks, as far as they are not running."""
+        tasks = list(tasks)
+        for task in tasks:
+            self.queue.agree([task], workers, self.queue.terms.get(task, (None, False))[1])
+        self._file(tasks)
+
+    def alone(self, tasks: Iterable[int], alone: bool = True) -> None:
+        """These tasks are handed out one at a time, marked ``Run.alone``, as far as they are not running."""
+        tasks = list(tasks)
+        for task in tasks:
+            self.queue.agree([task], self.queue.terms.get(task, (None, False))[0], alone)
+        self._file(tasks)
 
     # ------------------------------------------------------------ transitions
 
@@ -460,3 +274,18 @@ class Tasks:
                 self.attempts.pop(block, None)
         if self.queue.terms:
             self.queue.forget(freed)
+
+    def _file(self, tasks: list[int]) -> None:
+        """Bring tasks whose terms have changed to where they belong."""
+        ready = [task for task in tasks if self.states[task] == READY]
+        apart = [task for task in tasks if self.states[task] == APART]
+        self.move("rejoin", apart)
+        self.queue.offer(apart)
+        filed = [task for task in ready + apart if task in self.queue.terms]
+        self.move("set_apart", filed)
+        self.queue.set_apart(filed)
+
+    def _check_alive(self, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            if self.states[block] == RELEASED:
+                raise InternalError(f"task {block} was released, and is needed again")
