@@ -153,6 +153,7 @@ def test_limits_of_the_system() -> None:
 
 
 def test_nothing_is_left_after_close() -> None:
+    gc.collect()
     before = set(os.listdir("/proc/self/fd"))
     arena = Arena.create(3, MB)
     slot = Slot(arena, 0)

@@ -251,7 +251,7 @@ class _Extent:
     def __init__(self, size: int, lent: bool, leased: bool, shared: bool) -> None:
         self.size, self.lent, self.leased, self.shared = size, lent, leased, shared
         # lent: the scheduler has it, until it says Free. leased: arrays of this process look at it.
-        # shared: results that are written to by other processes.
+        # shared: the next dump makes a reference that others may write to.
 
 
 class _Lease:
@@ -276,10 +276,15 @@ class Slot:
         Of which it is a slot.
     warm_limit
         Bytes that may lie idle, to be used again sooner than fresh ones.
+
+    Attributes
+    ----------
+    sharing
+        How many arrays were made ``shared`` and not dumped yet.
     """
 
     def __init__(self, arena: Arena, number: int, warm_limit: int = WARM_BYTES) -> None:
-        self.arena, self.number, self.warm_limit = arena, number, warm_limit
+        self.arena, self.number, self.warm_limit, self.sharing = arena, number, warm_limit, 0
         start = arena.start(number)
         self._space = Extents(start, start + arena.slot_bytes, PAGE)
         # Free addresses that have pages, of this process's making or use. A subset of what is free in _space.
@@ -349,7 +354,8 @@ class Slot:
         Parameters
         ----------
         shared
-            Other processes write to it: it is always in the arena, and dumped as a reference.
+            Other processes write to it: it is always in the arena, and dumped as a reference, once. Afterwards it is
+            like any other, for it may belong to the user by then.
         """
         dtype = np.dtype(dtype)
         nbytes = prod(shape) * dtype.itemsize
@@ -384,12 +390,12 @@ class Slot:
         """The scheduler gets an extent that arrays here look at."""
         self._extents[offset].lent = True
 
-    def unshare(self, array: np.ndarray) -> None:
-        """Other processes are done with an array that was made ``shared``: from now on it is like any other."""
-        offset = self.arena.find(_address(array))
-        found = None if offset is None else self.extent_at(offset)
-        if found is not None:
-            found[1].shared = False
+    def unshare(self, offset: int) -> None:
+        """The array on an extent was dumped as a reference."""
+        with self._lock:
+            self.sharing -= self._extents[offset].shared
+            self._extents[offset].shared = False
+        self._settle()
 
     # ------------------------------------------------------------ in and out
 
@@ -408,6 +414,7 @@ class Slot:
                 )
             warm = self._warm.claim(offset, size) == self._space.rounded(size)
             self._extents[offset] = _Extent(size, lent, leased, shared)
+            self.sharing += shared
         self._settle()
         return offset, warm
 
@@ -431,6 +438,7 @@ class Slot:
                 extent.lent = False
             if not extent.leased and not extent.lent:
                 del self._extents[offset]
+                self.sharing -= extent.shared
                 self._space.free(offset, extent.size)
                 self._warm.free(offset, extent.size)
                 self._trim(self.warm_limit)
@@ -450,7 +458,7 @@ class Slot:
     def _no_memory(self, offset: int, size: int, error: OSError) -> StorageError:
         self.arena.punch(offset, self._space.rounded(size))
         with self._lock:
-            del self._extents[offset]
+            self.sharing -= self._extents.pop(offset).shared
             self._space.free(offset, size)
         return StorageError(
             f"the system gave no memory for a block of {format_bytes(size)}: {error}. This process holds "

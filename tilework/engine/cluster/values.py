@@ -92,7 +92,7 @@ def dump(value: Any, slot: Slot, lent: Collection[tuple[int, int]] = (), copy: b
             return head, len(head)
     if kind is ScratchFile:
         return Scratch(*value.shared_range()), 0
-    head, buffers = _pickled(value)
+    head, buffers = _pickled(value, slot)
     if not buffers and len(head) <= INLINE:
         return head, len(head)
     stored = _stored(head, [buffer.raw() for buffer in buffers], slot, lent, copy)
@@ -119,11 +119,12 @@ def _needs_more(head: bytes) -> bool:
     return b"__main__" in head or bool(cloudpickle.list_registry_pickle_by_value())
 
 
-def _pickled(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+def _pickled(value: Any, slot: Slot) -> tuple[bytes, list[pickle.PickleBuffer]]:
     buffers: list[pickle.PickleBuffer] = []
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
-        if buffer.raw().nbytes < INLINE:
+        raw = buffer.raw()
+        if raw.nbytes < INLINE and not (slot.sharing and slot.arena.find(_address(raw)) is not None):
             return True
         buffers.append(buffer)
         return False
@@ -166,9 +167,15 @@ def _reduced(array: np.ndarray) -> Any:
     if 0 in array.strides:
         elements = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
         return np.broadcast_to, (elements, array.shape)
+    if array.dtype.kind in "mM":  # NumPy hands out no buffers of times
+        return _as_dtype, (array.view(np.int64), array.dtype)
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = array.copy(order="K")
     return array.__reduce_ex__(5)
+
+
+def _as_dtype(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    return array.view(dtype)
 
 
 def _stored(head: bytes, raws: list[memoryview], slot: Slot, lent: Collection[tuple[int, int]], copy: bool) -> Stored:
@@ -176,7 +183,7 @@ def _stored(head: bytes, raws: list[memoryview], slot: Slot, lent: Collection[tu
     inside: dict[int, _Inside] = {}  # extents in which some of the buffers lie, by offset
     fresh = []
     for k, raw in enumerate(raws):
-        offset = slot.arena.find(np.frombuffer(raw, np.uint8).__array_interface__["data"][0])
+        offset = slot.arena.find(_address(raw))
         found = None if offset is None else _extent_of(offset, slot, lent, copy)
         if offset is None or found is None:
             fresh.append(k)
@@ -186,6 +193,7 @@ def _stored(head: bytes, raws: list[memoryview], slot: Slot, lent: Collection[tu
     extents, borrowed, shared = [], [], []
     for found in inside.values():
         if found.kind == "shared":
+            slot.unshare(found.offset)
             shared += found.buffers
         elif 2 * sum(raws[k].nbytes for k in found.buffers) < found.size:  # would keep much more than it needs
             fresh += found.buffers
@@ -210,6 +218,10 @@ def _stored(head: bytes, raws: list[memoryview], slot: Slot, lent: Collection[tu
         if len(head) > INLINE:
             where = offsets[-1], len(head)
     return Stored(where, tuple(parts), tuple(extents), tuple(borrowed), tuple(sorted(shared)))
+
+
+def _address(raw: memoryview) -> int:
+    return int(np.frombuffer(raw, np.uint8).__array_interface__["data"][0]) if raw.nbytes else 0
 
 
 class _Inside:
