@@ -83,7 +83,7 @@ def watched() -> Iterator[Watch]:
 
 def listening(pid: int) -> set[int]:
     """TCP ports at which a process listens."""
-    sockets = {link.removeprefix("socket:[").rstrip("]") for link in _links(pid) if link.startswith("socket:[")}
+    sockets = {link.removeprefix("socket:[").rstrip("]") for link in links(pid) if link.startswith("socket:[")}
     ports = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -108,7 +108,8 @@ def _stat(process: Path) -> tuple[str, list[str]]:
     return name, rest.split()
 
 
-def _links(pid: int) -> list[str]:
+def links(pid: int) -> list[str]:
+    """What a process has open."""
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -120,7 +121,7 @@ def _links(pid: int) -> list[str]:
 
 def _descriptors() -> set[str]:
     """Our own sockets, and files that have no name."""
-    return {f"open {link}" for link in _links(os.getpid()) if link.startswith(("socket:", "/memfd:tilework", "/tmp/#"))}
+    return {f"open {link}" for link in links(os.getpid()) if link.startswith(("socket:", "/memfd:tilework", "/tmp/#"))}
 
 
 def _mappings() -> set[str]:

@@ -37,6 +37,7 @@ SPARE = 2
 
 _MESSAGE_BYTES = 1 << 16
 _BURY_SECONDS = 2.0
+_FAILURES = 3
 
 
 class Exit(NamedTuple):
@@ -64,7 +65,7 @@ class Nursery:
         self._arena, self._memory_limit, self._lifeline = arena, memory_limit, lifeline
         self._address, self._secret = "", b""
         self._workers: dict[int, int] = {}  # number → pid, 0 until the nursery has said it
-        self._born = False  # whether this nursery has said anything yet
+        self._failures = 0  # nurseries in a row that ended before they said anything
         self._process: subprocess.Popen[bytes] | None = None
         self._control, theirs = _pair()
         self._pid = os.fork()
@@ -108,7 +109,7 @@ class Nursery:
         Raises
         ------
         InternalError
-            If the nursery died, and so did the next one before it could do anything.
+            If the nursery died, and so did the next ones before they could do anything.
         """
         exits: list[Exit] = []
         while True:
@@ -116,11 +117,11 @@ class Nursery:
                 data = self._control.recv(_MESSAGE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return exits
-            except ConnectionError:
-                data = b""
+            except ConnectionError:  # it has not read all that we said; what it said last is still to come
+                continue
             if not data:
                 return exits + self._succeed()
-            self._born = True
+            self._failures = 0
             kind, *rest = pickle.loads(data)
             if kind == "forked":
                 number, pid = rest
@@ -146,9 +147,9 @@ class Nursery:
         for pid in filter(None, self._workers.values()):
             _end_group(pid)
         self._workers.clear()
-        if not self._born:
+        self._failures += 1
+        if self._failures > _FAILURES:
             raise InternalError("the process that forks workers ends as soon as it is started; its output says why")
-        self._born = False
         self._control.close()
         self._control, theirs = _pair()
         with theirs:
@@ -171,7 +172,6 @@ class Nursery:
 def main(control: int, place: tuple[int, int, int, int], spill: int, memory_limit: int, lifeline: int) -> None:
     """Body of a nursery that was started by ``exec``."""
     boot.leave_stdin()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     arena = Arena.open(place)
     arena.spill = spill
     _Keeper(socket.socket(fileno=control), arena, memory_limit, lifeline).run()
@@ -195,6 +195,7 @@ class _Keeper:
         boot.name_process("tw-nursery")
         for sock in self._woken:
             sock.setblocking(False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._woken[1].fileno())
         gc.collect()
@@ -217,7 +218,10 @@ class _Keeper:
 
     def _obey(self) -> bool:
         """Do what the scheduler asks; False if nothing more will come."""
-        data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        except ConnectionError:
+            data = b""
         if not data:
             if self._address:
                 with suppress(TileworkError):
