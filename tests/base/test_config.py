@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,7 @@ def test_arguments_of_one_computation_win_and_none_means_not_given() -> None:
         ({"scheduler": "threading"}, "scheduler", "threads"),
         ({"scheduler": "synchronous"}, "scheduler", "sync"),
         ({"scheduler": "Processes"}, "scheduler", "processes"),
+        ({"scheduler": "tcp://127.0.0.1:1234"}, "scheduler", "tcp://127.0.0.1:1234"),
         ({"progress": "yes"}, "progress", True),
         ({"split-every": 4}, "split_every", 4),
     ],
@@ -237,3 +239,63 @@ def test_a_misspelt_environment_variable_is_warned_about() -> None:
     done = run_with({"TILEWORK_MEMROY": "2GB", "TILEWORK_XYZ": "1"}, "import tilework.base.config")
     assert "did you mean TILEWORK_MEMORY?" in done.stderr
     assert "XYZ" not in done.stderr
+
+
+# ---------------------------------------------------------------- schedulers that come and go
+
+
+class Anything:
+    """A scheduler, as far as settings know."""
+
+    def run(self) -> None:
+        raise AssertionError("nobody should run it")
+
+
+def test_a_scheduler_is_everybodys_until_it_is_removed() -> None:
+    scheduler = Anything()
+    config.push_scheduler(scheduler)
+    try:
+        assert config.get().scheduler is scheduler
+        assert in_thread(config.get).scheduler is scheduler
+        with config.set(scheduler="sync"):
+            assert config.get().scheduler == "sync"
+        assert config.get(scheduler="threads").scheduler == "threads"
+    finally:
+        config.remove_scheduler(scheduler)
+    assert config.get().scheduler == "threads"
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_schedulers_may_go_in_any_order(order: tuple[int, ...]) -> None:
+    pushed = [Anything() for _ in order]
+    for scheduler in pushed:
+        config.push_scheduler(scheduler)
+    left = list(pushed)
+    for k in order:
+        config.remove_scheduler(pushed[k])
+        left.remove(pushed[k])
+        assert config.get().scheduler == (left[-1] if left else "threads")
+    config.remove_scheduler(pushed[0])
+
+
+def test_what_is_set_later_stays_when_a_scheduler_goes() -> None:
+    """In a process of its own, since such settings are there to stay."""
+    script = """
+from tilework.base import config
+class Anything:
+    def run(self): ...
+first = Anything()
+config.set(retries=1)
+config.push_scheduler(first)
+for k in range(100):
+    config.set(retries=k, workers=k + 1)
+assert (config.get().scheduler, config.get().retries) == (first, 99)
+assert len(config._pending) <= 3, "changes that are there to stay are one"
+config.set(scheduler="sync")
+assert config.get().scheduler == "sync", "the later one wins"
+config.remove_scheduler(first)
+assert (config.get().scheduler, config.get().retries, config.get().workers) == ("sync", 99, 100)
+config.set(memory=10**9)
+assert len(config._pending) <= 1
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

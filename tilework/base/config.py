@@ -50,11 +50,13 @@ class Settings:
     Attributes
     ----------
     scheduler
-        ``"threads"``, ``"processes"``, ``"sync"`` (alias ``"single-threaded"``), or an engine object.
+        ``"threads"``, ``"processes"``, ``"sync"`` (alias ``"single-threaded"``), a ``Client`` or ``LocalCluster``, the
+        address of a running cluster (``"tcp://127.0.0.1:PORT"``), or an engine object.
     workers
-        Tasks that run at a time. Default: the cores that the process may use.
+        Tasks that run at a time. Default: the cores that the process may use. A cluster has those it has.
     memory
         Bytes that blocks, scratch space and results may take together. Default: 60 % of the machine's or the cgroup's.
+        A cluster has what it was given.
     chunk_size
         Bytes of a chunk that ``chunks="auto"`` aims at.
     split_every
@@ -102,10 +104,12 @@ def _parse_scheduler(name: str, value: Any) -> Any:
     if isinstance(value, str):
         if value.lower() in _SCHEDULERS:
             return _SCHEDULERS[value.lower()]
+        if value.startswith("tcp://"):
+            return value
         raise ConfigError(f"{name}={value!r} is no scheduler{_suggest(value, _SCHEDULERS)}")
-    if callable(getattr(value, "run", None)):
+    if callable(getattr(value, "__tilework_engine__", None)) or callable(getattr(value, "run", None)):
         return value
-    raise ConfigError(f'{name}={value!r} is no scheduler; use "threads", "processes", "sync" or an engine')
+    raise ConfigError(f'{name}={value!r} is no scheduler; use "threads", "processes", "sync", a Client or an engine')
 
 
 def _parse_count(least: int) -> Callable[[str, Any], int]:
@@ -208,7 +212,10 @@ def _from_environment(environment: Mapping[str, str]) -> Settings:
 
 _lock = threading.Lock()
 _base = _from_environment(os.environ)  # with all global changes that are final
-_pending: list[tuple[weakref.ref[_Change], dict[str, Any]]] = []  # global changes that may yet be entered, oldest first
+_pending: list[
+    tuple[Callable[[], object], dict[str, Any]]
+] = []  # later global changes, oldest first, each with who may
+# yet take it back: a _Change by being entered, a scheduler by remove_scheduler(). None if nobody can.
 _global = _base  # _base with the pending changes: what holds for threads that have nothing of their own
 _local: ContextVar[Mapping[str, Any] | None] = ContextVar("tilework-settings", default=None)
 
@@ -267,6 +274,23 @@ def set(settings: Mapping[str, Any] | None = None, /, **changes: Any) -> _Change
     return _Change(_read({**(settings or {}), **changes}))
 
 
+def push_scheduler(scheduler: Any) -> None:
+    """Make a scheduler the one that all threads use, until it is removed or another one is set or pushed."""
+    with _lock:
+        _pending.append((lambda: scheduler, {"scheduler": scheduler}))
+        _rebuild()
+
+
+def remove_scheduler(scheduler: Any) -> None:
+    """Take back the last :func:`push_scheduler` of this scheduler. Without one, nothing happens."""
+    with _lock:
+        for k in range(len(_pending) - 1, -1, -1):
+            if _pending[k][0]() is scheduler:
+                del _pending[k]
+                break
+        _rebuild()
+
+
 class _Change:
     """A change of settings. Global from the moment it is made; entering it makes it local instead.
 
@@ -299,8 +323,15 @@ class _Change:
 def _rebuild() -> None:
     """Recompute what holds globally. Called with the lock held."""
     global _base, _global
-    while _pending and _pending[0][0]() is None:  # nobody can enter it any more: it is there to stay
+    while _pending and _pending[0][0]() is None:  # nobody can take it back any more
         _base = replace(_base, **_pending.pop(0)[1])
+    for k in range(len(_pending) - 1, 0, -1):  # those above something that may go are kept, but as one
+        if _pending[k][0]() is None and _pending[k - 1][0]() is None:
+            _pending[k - 1 : k + 1] = [(_nobody, {**_pending[k - 1][1], **_pending[k][1]})]
     _global = _base
     for _, changes in _pending:
         _global = replace(_global, **changes)
+
+
+def _nobody() -> None:
+    """Who may take a change back that is there to stay."""

@@ -171,18 +171,40 @@ class BlockSource:
 class MemorySink:
     """One ndarray as the result. Blocks are computed in place: ``buffer`` is a view of it.
 
-    The memory is taken when the first block asks for it, so a plan that is refused costs nothing.
+    The memory is taken when the first block asks for it, or when the sink is pickled, so a plan that is refused costs
+    nothing.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the result.
+    empty
+        Gives the memory. It is the engine's if blocks are made in other processes: what they unpickle is then the
+        same memory.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: Any, empty: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty
+    ) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.token = unique_token("memory")
         self.resident_bytes: int = prod(shape) * self.dtype.itemsize
+        self.shared = empty is not np.empty
+        self._empty = empty
         self._once = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemorySink._over, (self.array, self.token)
+
+    @classmethod
+    def _over(cls, memory: np.ndarray, token: str) -> MemorySink:
+        sink = cls(memory.shape, memory.dtype)
+        sink._memory, sink.token, sink.shared = memory, token, True
+        return sink
 
     @cached_property
     def _memory(self) -> np.ndarray:
-        return np.empty(self.shape, self.dtype)
+        return self._empty(self.shape, self.dtype)
 
     @property
     def array(self) -> np.ndarray:
@@ -212,6 +234,8 @@ class BlockSink:
     A block that was computed in a buffer from here is kept as it is; any other is copied, since whoever made it may
     use its memory again.
     """
+
+    shared = False
 
     def __init__(self, chunks: Chunks, dtype: Any) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
@@ -283,6 +307,7 @@ class ArrayLikeSink:
     """
 
     resident_bytes = 0
+    shared = False  # who knows what a pickled copy of the target would be
 
     def __init__(self, target: Any, lock: Any = True) -> None:
         self._target, self._lock = target, _lock(lock)

@@ -73,6 +73,7 @@ class NpyStackSink:
     """
 
     resident_bytes = 0
+    shared = True
 
     def __init__(self, directory: Path, chunks: Chunks, dtype: np.dtype[Any], axis: int) -> None:
         self._directory, self._axis = directory, axis

@@ -145,6 +145,16 @@ def place_token(array: Any) -> str:
     return tokenize("place", where, array.path)
 
 
+def _outlives(array: Any) -> bool:
+    """Whether the array's store can be written to by several processes: memory cannot, nor a file that one has open."""
+    storage, store = zarr_python().storage, array.store
+    if type(store) is storage.FsspecStore:
+        return store.fs.protocol not in ("memory", ("memory",))
+    if type(store) is storage.ObjectStore:
+        return type(store.store).__name__ != "MemoryStore"
+    return type(store) is storage.LocalStore
+
+
 def _failure(doing: str, array: Any, region: Region | None, error: Exception) -> StorageError:
     where = format_region(region) if region else ""
     return StorageError(f"{doing} zarr array {array.store_path}{where} failed: {type(error).__name__}: {error}")
@@ -244,6 +254,7 @@ class ZarrSink:
         self, array: Any, chunks: Chunks, offset: tuple[int, ...] | None = None, plan: str | None = None
     ) -> None:
         self._array, self._plan = array, plan
+        self.shared = _outlives(array)
         self._records_may_be_there = plan is None and array.store.supports_deletes
         self.token = unique_token("zarr")
         offset = offset or (0,) * len(chunks)

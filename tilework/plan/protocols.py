@@ -66,6 +66,9 @@ class Sink(Protocol):
     token: str
     resident_bytes: int
     """Memory that the sink itself holds while the plan runs (the result array); counted against the budget."""
+    shared: bool
+    """Whether a pickled copy of it writes to the same place from another process. For a sink that does not, an engine
+    whose tasks run elsewhere brings every block back, and the process that has the sink writes it."""
 
     def finished(self) -> np.ndarray | None:
         """Which blocks need not be made, for storage holds them from an earlier run: a bool for each block of the grid.

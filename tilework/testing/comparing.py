@@ -88,6 +88,7 @@ class _Recorder:
         known = all(axis.known for axis in x.chunks)
         self._inner = memory.MemorySink(x.shape, x.dtype) if known else memory.BlockSink(x.chunks, x.dtype)
         self.token, self.resident_bytes = self._inner.token, self._inner.resident_bytes
+        self.shared = False
         self.seen: dict[tuple[int, ...], tuple[tuple[int, ...], np.dtype[Any]]] = {}
 
     def finished(self) -> None:

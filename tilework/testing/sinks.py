@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -66,6 +68,7 @@ class SinkSuite:
         assert isinstance(sink.token, str)
         assert type(sink.resident_bytes) is int
         assert sink.resident_bytes in (0, self.reference.nbytes)
+        assert type(sink.shared) is bool
 
     def test_nothing_is_finished_at_first(self, sink: Sink) -> None:
         finished = sink.finished()
@@ -115,6 +118,12 @@ class SinkSuite:
         for index, region in self.places:
             sink.write(index, region, np.broadcast_to(self.dtype.type(7), self.reference[region].shape))
         np.testing.assert_array_equal(self.contents(sink), np.full(self.shape, 7, self.dtype))
+
+    def test_what_is_shared_is_written_by_pickled_copies_as_well(self, sink: Sink) -> None:
+        for index, region in self.places:
+            copy = pickle.loads(cloudpickle.dumps(sink)) if sink.shared else sink
+            copy.write(index, region, self.reference[region].copy())
+        self.check(sink)
 
     def test_threads(self, sink: Sink) -> None:
         def write(place: tuple[tuple[int, ...], Region]) -> None:

@@ -42,6 +42,7 @@ class Remembering:
 
     token = "sink"
     resident_bytes = 0
+    shared = False
 
     def __init__(self, memory: np.ndarray | None = None) -> None:
         self.memory = memory

@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from tilework.engine.taskgraph import TaskGraph
 from tilework.plan.ops import Call, Slot
-from tilework.plan.stages import Calls, Stage
-
-
-def call(fn: Callable[..., Any], *args: Any, label: str = "f", inputs: int | None = None, **kwargs: Any) -> Call:
-    """A delayed call. ``args`` are Slots and values; ``inputs`` defaults to the number of Slots among them."""
-    n = sum(isinstance(arg, Slot) for arg in args) if inputs is None else inputs
-    flat = not kwargs and not any(isinstance(arg, list | tuple | dict) for arg in args)
-    return Call(fn, args, kwargs, (None,) * n, label, label, flat)  # type: ignore[arg-type]
-
-
-def graph_of(
-    deps: Sequence[Sequence[int]],
-    calls: Sequence[Call] | None = None,
-    outputs: Sequence[int] = (),
-    out: Sequence[int] | None = None,
-    work: Sequence[int] | None = None,
-    rank: Sequence[int] | None = None,
-    resident: int = 0,
-) -> TaskGraph:
-    """One stage of calls: task ``t`` needs ``deps[t]``, all smaller than ``t``."""
-    n = len(deps)
-    calls = calls or [call(lambda *inputs: None) for _ in deps]
-    indptr = np.cumsum([0, *map(len, deps)]).astype(np.int64)
-    flat = np.array([block for blocks in deps for block in blocks], np.int32)
-    zeros = np.zeros(n, np.int64)
-    out_bytes = zeros if out is None else np.array(out, np.int64)
-    work_bytes = zeros if work is None else np.array(work, np.int64)
-    stage = Stage(
-        "calls", (n,), (), Calls(list(calls), indptr, np.zeros_like(flat), flat.astype(np.int64)), out_bytes, work_bytes
-    )
-    return TaskGraph(
-        [stage],
-        np.array([0, n]),
-        indptr,
-        flat,
-        out_bytes,
-        work_bytes,
-        np.arange(n, dtype=np.int32) if rank is None else np.array(rank, np.int32),
-        np.array(outputs, np.int32),
-        resident,
-    )
+from tilework.testing.engines import call, graph_of
 
 
 @dataclass

@@ -1,16 +1,14 @@
-"""The two engines on real graphs: values, errors, retries, memory, events, and what they leave behind."""
+"""The two engines of one process: they keep to the suite; what threads, memory and events do; what is left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import operator
 import os
 import signal
 import subprocess
 import sys
 import threading
-import traceback
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -23,18 +21,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilework.base.errors import InternalError, MemoryBudgetError, StorageError
+from tilework.base.errors import StorageError
 from tilework.engine.events import BatchFinished, RunFinished, RunStarted, TaskRetried
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import RunOptions
-from tilework.engine.taskgraph import TaskGraph
-from tilework.plan.blocks import AxisChunks
-from tilework.plan.ops import BlockFunction, Slot
-from tilework.plan.stages import BlockPlace, BlockSegment, Output, Program, Stage
+from tilework.testing.engines import EngineSuite, Mine, S, block_of, identity, inner
 
 ROOT = Path(__file__).parents[3]
-S = [Slot(i) for i in range(6)]
+
+
+class TestSync(EngineSuite):
+    workers = 1
+
+    @pytest.fixture
+    def engine(self) -> SyncEngine:
+        return SyncEngine()
+
+
+class TestThreads(EngineSuite):
+    @pytest.fixture
+    def engine(self) -> ThreadsEngine:
+        return ThreadsEngine()
 
 
 @pytest.fixture(params=[SyncEngine, ThreadsEngine], ids=["sync", "threads"])
@@ -46,17 +54,7 @@ def options(workers: int = 2, budget: int = 10**9, **more: Any) -> RunOptions:
     return RunOptions(workers, budget, **more)
 
 
-def identity(x: Any) -> Any:
-    return x
-
-
 # ---------------------------------------------------------------- values
-
-
-def block_of(task: int, weight: int, *inputs: np.ndarray) -> np.ndarray:
-    """A block of ``weight`` kB whose contents depend on everything before it."""
-    total = task + sum(int(x[0]) + 3 * int(x[-1]) for x in inputs)
-    return np.full(128 * weight + 1, total % 1_000_003)
 
 
 @given(data=st.data())
@@ -80,86 +78,7 @@ def test_any_graph_gives_what_it_gives_one_by_one(data: Any, dags: Any, graph_of
             np.testing.assert_array_equal(value, expected[t])
 
 
-def test_slots_are_filled_wherever_they_stand(engine: Any, graph_of: Any, call: Any) -> None:
-    calls = [
-        call(identity, "a"),
-        call(identity, "b"),
-        call(lambda *args, **kwargs: (args, kwargs), [S[0], (S[1], 1)], {"k": S[1], S[0]: 2}, inputs=2, z=[S[0]]),
-        call(lambda *args: args, 7, S[1], S[0], "c"),
-        call(lambda **kwargs: kwargs, x=1),
-    ]
-    results = engine.run(graph_of([[], [], [0, 1], [0, 1], []], calls, [2, 3, 4]), options())
-    assert results == [((["a", ("b", 1)], {"k": "b", "a": 2}), {"z": ["a"]}), (7, "b", "a", "c"), {"x": 1}]
-
-
-def test_no_task_one_task_and_the_same_output_twice(engine: Any, graph_of: Any, call: Any) -> None:
-    empty = TaskGraph(
-        [], np.zeros(1, np.int64), np.zeros(1, np.int64), *(np.zeros(0, t) for t in (np.int32, np.int64, np.int64)),
-        np.zeros(0, np.int32), np.zeros(0, np.int32),
-    )  # fmt: skip
-    assert engine.run(empty, options()) == []
-    assert engine.run(graph_of([[]], [call(identity, None)], [0, 0]), options()) == [None, None]
-
-
-def test_many_small_tasks(engine: Any, graph_of: Any, call: Any) -> None:
-    n = 3000
-    assert engine.run(graph_of([[]] * n, [call(identity, i) for i in range(n)], range(n)), options()) == list(range(n))
-    deps = [[]] * n + [[2 * i, 2 * i + 1] for i in range(n - 1)]
-    calls = [call(identity, i) for i in range(n)] + [call(operator.add, S[0], S[1])] * (n - 1)
-    assert engine.run(graph_of(deps, calls, [2 * n - 2]), options()) == [sum(range(n))]
-    deps = [[]] + [[i] for i in range(n - 1)]
-    calls = [call(identity, 0)] + [call(operator.add, S[0], 1)] * (n - 1)
-    assert engine.run(graph_of(deps, calls, [n - 1]), options(3)) == [n - 1]
-
-
-def test_blocks_of_programs_come_from_the_kernels(engine: Any) -> None:
-    chunks = AxisChunks((3, 2))
-
-    def fn(block_place: BlockPlace) -> np.ndarray:
-        return np.arange(chunks[block_place.index[0]]) + 10 * block_place.index[0]
-
-    ramp = BlockSegment(BlockFunction(fn, (), place=True), (), np.dtype(np.int64), ((chunks, 0),), "ramp")
-    out = np.array([24, 16])
-    stage = Stage("ramp", (2,), (), Program((chunks,), (), (ramp,), (Output(0),)), out, 0 * out)
-    graph = TaskGraph(
-        [stage], np.array([0, 2]), np.zeros(3, np.int64), np.zeros(0, np.int32), out, 0 * out,
-        np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32),
-    )  # fmt: skip
-    first, second = engine.run(graph, options())
-    np.testing.assert_array_equal(first, [0, 1, 2])
-    np.testing.assert_array_equal(second, [10, 11])
-    ramp.function.fn = lambda block_place: np.zeros(3, int) if block_place.index == (0,) else 1 // 0
-    with pytest.raises(ZeroDivisionError) as caught:
-        engine.run(graph, options())
-    assert caught.value.__notes__ == ["in operation 'ramp', block (1,)"]
-
-
 # ---------------------------------------------------------------- errors and retries
-
-
-class Mine(Exception):
-    def __init__(self, code: int, *, text: str) -> None:  # cannot be made again from its args
-        super().__init__(text)
-        self.code = code
-
-
-def inner(x: int) -> int:
-    raise Mine(x, text="broken")
-
-
-def outer(x: int) -> int:
-    return inner(x)
-
-
-def test_what_a_task_raises_is_what_the_caller_sees(engine: Any, graph_of: Any, call: Any) -> None:
-    graph = graph_of([[], [0]], [call(identity, 5), call(outer, S[0], label="outer")], [1])
-    with pytest.raises(Mine, match="broken") as caught:
-        engine.run(graph, options())
-    assert caught.value.code == 5
-    assert caught.value.__notes__ == ["in operation 'outer'"]
-    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-    assert names[-2:] == ["outer", "inner"]
-    assert not {"work", "_run"} & set(names), "the engine's own loop is no business of the user"
 
 
 def test_an_error_ends_the_run_and_later_tasks_do_not_start(engine: Any, graph_of: Any, call: Any) -> None:
@@ -204,19 +123,6 @@ def test_retries(engine: Any, graph_of: Any, call: Any, in_options: int, in_call
     assert retried == [(3, 1, "try again"), (3, 2, "try again")]
 
 
-def test_retries_run_out(engine: Any, graph_of: Any, call: Any) -> None:
-    attempts: list[int] = []
-
-    def never(x: int) -> None:
-        attempts.append(x)
-        raise OSError("no")
-
-    with pytest.raises(OSError, match="no") as caught:
-        engine.run(graph_of([[]], [call(never, 1, label="never")], [0]), options(retries=3))
-    assert attempts == [1] * 4
-    assert caught.value.__notes__ == ["in operation 'never'"], "one note, not one per attempt"
-
-
 def test_system_exit_in_a_task_is_not_retried(engine: Any, graph_of: Any, call: Any) -> None:
     attempts: list[int] = []
 
@@ -229,29 +135,7 @@ def test_system_exit_in_a_task_is_not_retried(engine: Any, graph_of: Any, call: 
     assert attempts == [1]
 
 
-def test_a_listener_that_raises_ends_the_run(engine: Any, graph_of: Any, call: Any) -> None:
-    def listener(event: Any) -> None:
-        if isinstance(event, BatchFinished):
-            raise ValueError("listener")
-
-    with pytest.raises(ValueError, match="listener"):
-        engine.run(graph_of([[]] * 5, [call(identity, 1)] * 5, [0]), options(), listener)
-
-
-def test_a_bug_in_the_scheduler_surfaces(engine: Any, graph_of: Any) -> None:
-    with pytest.raises(InternalError, match="cyclic"):
-        engine.run(graph_of([[1], [0]]), options())
-
-
 # ---------------------------------------------------------------- memory
-
-
-def test_a_plan_that_cannot_fit_is_refused_before_it_starts(engine: Any, graph_of: Any, call: Any) -> None:
-    ran: list[int] = []
-    graph = graph_of([[], []], [call(ran.append, 1), call(ran.append, 2, label="huge")], out=[10, 2000])
-    with pytest.raises(MemoryBudgetError, match=r"'huge' needs 2\.0 KiB.*budget is 1000 B"):
-        engine.run(graph, options(budget=1000))
-    assert ran == []
 
 
 def test_the_budget_holds(engine: Any, graph_of: Any, call: Any, tmp_path: Path) -> None:
@@ -543,10 +427,3 @@ def test_listeners_hear_of_every_task_once(engine: Any, graph_of: Any, call: Any
     assert isinstance(last, RunFinished)
     assert last.error is None
     assert last.peak_held == 32 * n, "an int weighs 32 bytes"
-
-
-def test_the_finished_event_carries_the_error(engine: Any, graph_of: Any, call: Any) -> None:
-    events: list[Any] = []
-    with pytest.raises(Mine) as caught:
-        engine.run(graph_of([[], []], [call(identity, 1), call(inner, 1)], [0, 1]), options(), events.append)
-    assert events[-1].error is caught.value
