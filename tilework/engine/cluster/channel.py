@@ -159,8 +159,7 @@ class Channel:
         ConnectionLostError
             If the other end is gone and all it sent was returned before, or sends what is no message.
         """
-        self._note_read()
-        if self._filled < len(self._buffer):  # else a read was interrupted, and its messages are still to be taken
+        if not self._untaken:  # else a read was interrupted: first of all what it brought
             self._untaken = True
             try:
                 self._read.extend(map(self._socket.recv_into, (self._buffer[self._filled :],)))
@@ -168,7 +167,7 @@ class Channel:
                 pass
             except OSError as error:
                 raise _lost(error) from error
-            self._note_read()
+        self._note_read()
         return self._take()
 
     def receive_blocking(self, timeout: float | None = None) -> list[Any]:
