@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 from numbers import Integral, Real
 from typing import SupportsFloat
 
@@ -17,6 +18,14 @@ _UNITS = {"": 1, "b": 1, "byte": 1, "bytes": 1}
 for _power, _letter in enumerate("kmgtp", start=1):
     _UNITS[_letter] = _UNITS[_letter + "b"] = 1000**_power
     _UNITS[_letter + "i"] = _UNITS[_letter + "ib"] = 1024**_power
+
+_SECONDS = {"": 1.0}
+_SECONDS |= dict.fromkeys(("s", "sec", "second", "seconds"), 1.0)
+_SECONDS |= dict.fromkeys(("ms", "millisecond", "milliseconds"), 1e-3)
+_SECONDS |= dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6)
+_SECONDS |= dict.fromkeys(("m", "min", "minute", "minutes"), 60.0)
+_SECONDS |= dict.fromkeys(("h", "hour", "hours"), 3600.0)
+_SECONDS |= dict.fromkeys(("d", "day", "days"), 86400.0)
 
 _SIZE = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 
@@ -65,6 +74,33 @@ def parse_bytes(value: str | SupportsFloat, name: str = "size") -> int:
     if not math.isfinite(number) or number < 1:
         raise ConfigError(f"{name}={value!r} is not a positive size; {remedy}")
     return int(number)
+
+
+def parse_time(value: str | SupportsFloat | timedelta, name: str = "timeout") -> float:
+    """Return seconds from a number, a timedelta, or a string such as ``"200 ms"``.
+
+    Raises
+    ------
+    ConfigError
+        If the value is no duration, or negative.
+
+    Examples
+    --------
+    >>> parse_time("200 ms"), parse_time("5 minutes"), parse_time(3)
+    (0.2, 300.0, 3.0)
+    """
+    seconds = math.nan
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is not None and match[2].lower() in _SECONDS:
+            seconds = float(match[1]) * _SECONDS[match[2].lower()]
+    elif not isinstance(value, bool) and isinstance(value, Real):
+        seconds = float(value)
+    if not seconds >= 0:
+        raise ConfigError(f'{name}={value!r} is not a duration; write seconds, or a string such as "10 s" or "5 min"')
+    return seconds
 
 
 def format_bytes(n: float) -> str:
