@@ -6,6 +6,7 @@
     greeting: magic, version, nonce   ───▶
                                       ◀───  greeting: magic, version, nonce, proof
     proof                             ───▶
+                                      ◀───  admitted
 
 A proof is the HMAC-SHA256, under the secret, of the prover's role and both nonces: it fits this connection and this
 direction only, so nothing that was overheard is of use. All parts have fixed sizes. A stranger can have the scheduler
@@ -41,6 +42,7 @@ _MAGIC = b"tilework"
 _HEAD = len(_MAGIC) + 2
 _NONCE = 32
 _PROOF = 32
+_ADMITTED = b"\x06"  # without it a client that is crowded out in this moment would take itself for connected
 
 
 def new_secret() -> bytes:
@@ -65,9 +67,9 @@ class Verdict(NamedTuple):
     Attributes
     ----------
     answer
-        Send this.
+        Send this, whatever the rest says.
     admitted
-        It is one of us: messages follow.
+        It is one of us: messages follow, in both directions.
     refused
         Why to close it, after the answer.
     """
@@ -99,7 +101,7 @@ class _Handshake:
         received, self._received = self._received, b""
         if self._expected:
             if hmac.compare_digest(received, self._expected):
-                return Verdict(admitted=True)
+                return Verdict(_ADMITTED, admitted=True)
             return Verdict(refused="it does not know the secret")
         if len(received) == _HEAD:
             if not received.startswith(_MAGIC):
@@ -253,6 +255,7 @@ def client_handshake(sock: socket.socket, secret: bytes, deadline: float) -> Non
                 "at the same port; connect again by its address, or see `tilework cluster list`"
             )
         sock.sendall(_proof(secret, b"client", nonce, rest[:_NONCE]))
+        _read_exactly(sock, len(_ADMITTED), deadline)
     except TimeoutError:
         raise ConnectionLostError(
             f"what listens at {where} does not answer as a tilework cluster does; check the port"
