@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tilework.base.errors import ConfigError, ConnectionLostError, StorageError, UnsupportedError
 
@@ -156,22 +155,21 @@ def entries() -> list[Entry]:
     """
     found = []
     for path in _files():
-        record = _load(path)
-        if record is None:
+        loaded = _load(path)
+        if loaded is None:
             continue
-        birth = record.pop("birth")
-        entry = Entry(**{**record, "secret": bytes.fromhex(record["secret"])})
-        if birth != _birth(entry.pid):
-            path.unlink(missing_ok=True)
-        else:
+        entry, birth = loaded
+        if birth is not None and birth == _birth(entry.pid):
             found.append(entry)
+        else:
+            path.unlink(missing_ok=True)
     return sorted(found, key=lambda entry: entry.started)
 
 
 def remove(port: int, pid: int) -> None:
     """Forget the cluster at a port, if it is the one with this scheduler process. Does nothing if there is none."""
     for path in _files():
-        if path.name == _name(port) and (record := _load(path)) is not None and record["pid"] == pid:
+        if path.name == _name(port) and (loaded := _load(path)) is not None and loaded[0].pid == pid:
             path.unlink(missing_ok=True)
 
 
@@ -233,8 +231,8 @@ def _files() -> Iterator[Path]:
                 path.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> dict[str, Any] | None:
-    """What a file says; None if it has gone meanwhile."""
+def _load(path: Path) -> tuple[Entry, int | None] | None:
+    """What a file says: an entry, and when its process started. None if it has gone meanwhile."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -244,9 +242,10 @@ def _load(path: Path) -> dict[str, Any] | None:
     with open(descriptor, "rb") as file:
         _check(path, os.fstat(descriptor), stat.S_ISREG)
         try:
-            record: dict[str, Any] = json.loads(file.read(_LARGEST))
-            return record
-        except ValueError as error:
+            record = json.loads(file.read(_LARGEST))
+            birth = record.pop("birth")
+            return Entry(**{**record, "secret": bytes.fromhex(record["secret"])}), birth
+        except (ValueError, LookupError, TypeError) as error:
             raise StorageError(f"{path} does not tell of a cluster; remove it") from error
 
 
