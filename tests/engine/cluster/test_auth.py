@@ -112,6 +112,9 @@ def test_time_is_up_for_each_in_turn() -> None:
 # ---------------------------------------------------------------- the client
 
 
+HANGS_UP = b"t"
+
+
 @pytest.fixture
 def other_end() -> Iterator[Callable[[bytes], int]]:
     """Something that listens and says what it is told to, whoever connects. Call it to get its port."""
@@ -124,7 +127,7 @@ def other_end() -> Iterator[Callable[[bytes], int]]:
                 sock, _ = listener.accept()
                 sock.sendall(words)
                 sock.recv(1000)
-                sock.recv(1000) if words != b"bye" else sock.close()
+                sock.recv(1000) if words != HANGS_UP else sock.close()
         except OSError:
             pass
 
@@ -144,6 +147,7 @@ def other_end() -> Iterator[Callable[[bytes], int]]:
     ("words", "text"),
     [
         (b"", "does not answer as a tilework cluster does"),
+        (HANGS_UP, r"no connection to .* in 0.3 s: it closed the connection"),
         (b"tilework", "does not answer as a tilework cluster does"),
         (b"SSH-2.0-OpenSSH_9.9", "is no tilework cluster"),
         (b"tilework\x01\x02", r"speaks version 258 of the protocol, this process version 1; use the same version"),

@@ -216,7 +216,7 @@ def connect(port: int, secret: bytes, timeout: float = PATIENCE) -> socket.socke
                 "LocalCluster() or `tilework cluster start`, and see `tilework cluster list` for those that run"
             ) from error
         try:
-            client_handshake(sock, secret, deadline)
+            _handshake(sock, secret, deadline)
             return sock
         except _TurnedAway as error:
             sock.close()
@@ -224,16 +224,17 @@ def connect(port: int, secret: bytes, timeout: float = PATIENCE) -> socket.socke
                 raise ConnectionLostError(
                     f"no connection to tcp://127.0.0.1:{port} in {timeout:g} s: {error}"
                 ) from None
+            time.sleep(0.01)
         except BaseException:
             sock.close()
             raise
 
 
 class _TurnedAway(Exception):
-    """The other end hung up before it had said who it is: it may be crowded. One may try again."""
+    """The other end hung up during the handshake: it may be crowded. One may try again."""
 
 
-def client_handshake(sock: socket.socket, secret: bytes, deadline: float) -> None:
+def _handshake(sock: socket.socket, secret: bytes, deadline: float) -> None:
     """Do the client's part of the handshake on a connected socket, until ``deadline`` (monotonic seconds)."""
     nonce = secrets.token_bytes(_NONCE)
     where = "tcp://{}:{}".format(*sock.getpeername()[:2])

@@ -36,9 +36,8 @@ from typing import Any
 
 from tilework.base import errors
 from tilework.base.errors import ClusterClosedError, ConnectionLostError, TileworkError
-from tilework.engine.cluster import messages, register, values
+from tilework.engine.cluster import auth, messages, register, values
 from tilework.engine.cluster.arena import Arena, Slot
-from tilework.engine.cluster.auth import client_handshake
 from tilework.engine.cluster.channel import Channel
 from tilework.engine.cluster.interrupts import Deferred
 from tilework.engine.cluster.versions import versions
@@ -203,14 +202,8 @@ class Link:
         if secret is None:
             secret = register.read(address).secret
         deadline = time.monotonic() + timeout
+        sock = auth.connect(port, secret, timeout)
         try:
-            sock = socket.create_connection(("127.0.0.1", port), timeout)
-        except OSError as error:
-            raise ConnectionLostError(
-                f"nobody listens at {address}: {error}. The cluster has ended; see `tilework cluster list`"
-            ) from error
-        try:
-            client_handshake(sock, secret, deadline)
             channel = Channel(sock)
             channel.send(messages.Hello(versions(), os.getpid(), name))
             received = channel.receive_blocking(max(0.0, deadline - time.monotonic()))
