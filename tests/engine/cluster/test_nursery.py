@@ -5,10 +5,8 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +21,6 @@ from tilework.engine.cluster.nursery import SPARE
 def house() -> Iterator[workers.House]:
     with workers.house() as made:
         yield made
-
-
-def soon(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + workers.PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
 
 
 def sockets(pid: int) -> set[str]:
@@ -53,22 +45,22 @@ def test_a_worker_has_one_connection_and_nobody_elses() -> None:
 
 def test_some_wait_for_orders(house: workers.House) -> None:
     house.spawn()
-    soon(lambda: len(workers.children(house.nursery.pid)) == 1 + SPARE)
+    workers.soon(lambda: len(workers.children(house.nursery.pid)) == 1 + SPARE)
     spares = set(workers.children(house.nursery.pid))
     worker = house.spawn(slot=1)
     assert worker.pid in spares
-    soon(lambda: len(workers.children(house.nursery.pid)) == 2 + SPARE)
+    workers.soon(lambda: len(workers.children(house.nursery.pid)) == 2 + SPARE)
 
 
 def test_one_that_waits_may_be_killed(house: workers.House) -> None:
-    soon(lambda: len(workers.children(house.nursery.pid)) == SPARE)
+    workers.soon(lambda: len(workers.children(house.nursery.pid)) == SPARE)
     killed = workers.children(house.nursery.pid)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    soon(lambda: not any(workers.runs(pid) for pid in killed))
+    workers.soon(lambda: not any(workers.runs(pid) for pid in killed))
     worker = house.spawn()
     assert worker.pid not in killed
-    soon(lambda: len(workers.children(house.nursery.pid)) == 1 + SPARE)
+    workers.soon(lambda: len(workers.children(house.nursery.pid)) == 1 + SPARE)
     assert house.nursery.events() == []
 
 
@@ -108,7 +100,7 @@ def test_what_a_task_has_started_dies_with_its_worker(house: workers.House) -> N
     assert workers.runs(sleeper)
     worker.start(worker.call(os._exit, 0))
     house.exits()
-    soon(lambda: not workers.runs(sleeper))
+    workers.soon(lambda: not workers.runs(sleeper))
 
 
 def draw() -> tuple[float, float]:
@@ -137,7 +129,7 @@ def test_after_the_nurserys_death_there_is_another_one(house: workers.House) -> 
     ends = house.exits(2)
     assert {(end.number, end.pid, end.code) for end in ends} == {(w.number, w.pid, -signal.SIGKILL) for w in doomed}
     assert not any(workers.runs(worker.pid) for worker in doomed)
-    soon(lambda: not any(workers.runs(pid) for pid in [sleeper, *spares]))
+    workers.soon(lambda: not any(workers.runs(pid) for pid in [sleeper, *spares]))
     worker = house.spawn()
     assert workers.parent(worker.pid) == house.nursery.pid != first
     assert worker.run(np.arange, 3).tolist() == [0, 1, 2]

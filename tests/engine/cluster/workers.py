@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 import select
+import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,14 @@ class House:
             assert select.select([self.nursery], [], [], PATIENCE)[0], f"only {found}"
             found += self.nursery.events()
         return found
+
+    def start_anew(self) -> None:
+        """From here on, workers have inherited nothing of the test's process."""
+        old = self.nursery.pid
+        os.kill(old, signal.SIGKILL)
+        while self.nursery.pid == old:
+            assert select.select([self.nursery], [], [], PATIENCE)[0]
+            self.nursery.events()
 
     def dump(self, value: Any) -> Value:
         return values.dump(value, self.slot)[0]
@@ -106,7 +115,7 @@ class Worker:
         return CallTask(self._functions[function], self.house.dump((args, kwargs)), inputs)
 
     def define(self, graph: TaskGraph, number: int, base: int, held: dict[int, int] | None = None) -> None:
-        self.say(Graph(number, pickle.dumps(graph), base, held or {}))
+        self.say(Graph(number, cloudpickle.dumps(graph), base, held or {}))
 
     def start(
         self,
@@ -151,6 +160,14 @@ class Gate:
 
     def open(self) -> None:
         os.close(os.open(self.go, os.O_WRONLY))
+
+
+def soon(what: Callable[[], Any]) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def parent(pid: int) -> int:

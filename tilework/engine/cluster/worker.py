@@ -474,11 +474,16 @@ class _Runner:
             for block, value in places.items()
             if type(value) is OnDisk
         }
-        if loaded:
-            places.update(loaded)
-            for value in loaded.values():
-                work.lend(value)
-            self._worker.outbox.post(Loaded(work.batch.number, loaded))
+        if not loaded:
+            return
+        with self._worker.lock:
+            if work.left:
+                places.update(loaded)
+                self._worker.outbox.post(Loaded(work.batch.number, loaded))
+            else:  # all of it was given back meanwhile, and nobody waits for this
+                self._slot.free(offset for value in loaded.values() for offset, _ in value.extents)
+        for value in loaded.values():
+            work.lend(value)
 
     def _tasks(self, work: _Work) -> None:
         """Run what is left, until the results weigh too much."""
