@@ -616,3 +616,7 @@ def test_the_facade_has_functions_not_modules(first: str) -> None:
     code = f"{first}\nimport tilework as tw\nprint(tw.optimize(tw.delayed(len)('abc'))[0].compute())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "3\n", done.stderr
+
+
+def test_the_facade_is_pickled_by_name() -> None:
+    assert pickle.loads(pickle.dumps(tw)) is tw

@@ -63,6 +63,9 @@ class _Facade(ModuleType):
         if not (name in ("delayed", "optimize") and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (__name__,)  # functions that name it are pickled with it, and only plain modules can be
+
 
 sys.modules[__name__].__class__ = _Facade
 
