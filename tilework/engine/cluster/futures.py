@@ -502,7 +502,8 @@ class Futures:
             for task in tasks:
                 if task not in calls:
                     self._one_future_less(task)
-        self.core.release(tasks if not bases else [task for task in tasks if task >= 0])
+        whole = min(tasks, default=0) < 0  # of graphs: no tasks of the core's
+        self.core.release([task for task in tasks if task >= 0] if whole else tasks)
 
     def _one_future_less(self, task: int) -> None:
         """A graph of which nobody has a future any more need not go on."""
