@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from types import SimpleNamespace
 from typing import Final
@@ -36,13 +37,16 @@ from tilework.engine.cluster.messages import (
     Value,
 )
 from tilework.engine.cluster.values import dump_error
+from tilework.engine.local.queue import FAR
 from tilework.engine.local.state import Scheduler
 from tilework.engine.local.states import FAILED, RUNNING
 
+ADOPTED: Final = 0  # the stage of blocks that no task has made
 NONE: Final = pickle.dumps(None, 5)
 DROPPED: Final = b""  # the value of a finished task that nobody will ask for
 CANCELLED: Final = b""  # the error of what was cancelled
-PRIORITIES: Final = 1 << 14  # of users: up to here, in both directions
+PRIORITIES: Final = 1000  # of users: up to here, in both directions
+DEPTHS: Final = 2048  # within a priority, what needs others goes first, the deeper the earlier: so memory is freed
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +137,9 @@ class Futures:
         self._bases: list[int] = []  # of graphs, ascending ...
         self._by_base: list[Graph] = []  # ... and these
         self._graph_count = 0
+        if core.new_stage() != ADOPTED:
+            raise InternalError("this core has been used before")
+        self.operations[ADOPTED] = Operation("scatter")
 
     # ------------------------------------------------------------ functions
 
@@ -179,7 +186,10 @@ class Futures:
     ) -> range:
         """Calls whose inputs are tasks."""
         n, number = len(args), function.number
-        base = self.core.add_calls(n, inputs, number, max(-PRIORITIES, min(options.priority, PRIORITIES)))
+        priority = _bounded(options.priority) * DEPTHS
+        if inputs is not None:
+            priority += self._depth(chain.from_iterable(inputs))
+        base = self.core.add_calls(n, inputs, number, priority)
         tasks = range(base, base + n)
         needs = [()] * n if inputs is None else inputs
         self.calls.update(zip(tasks, map(CallTask, [number] * n, args, needs), strict=True))
@@ -191,6 +201,12 @@ class Futures:
         self.operations[number].total += n
         function.left += n
         return tasks
+
+    def _depth(self, inputs: Iterable[int]) -> int:
+        """How deep what needs these tasks is: one deeper than they. What clients have put there counts for nothing."""
+        ranks, stage_of = self.core.queue.ranks, self.core.stage_of
+        deepest = max((-(ranks[task] // FAR) % DEPTHS for task in inputs if stage_of[task] != ADOPTED), default=-1)
+        return min(deepest + 1, DEPTHS - 1)
 
     def _find_inputs(self, inputs: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], dict[int, bytes]]:
         """The tasks of input futures; and by call the error of an input that failed, or is not there any more."""
@@ -235,7 +251,7 @@ class Futures:
                 broken[local] = CANCELLED
             else:
                 held[local] = task
-        priority = max(-PRIORITIES, min(message.options.priority, PRIORITIES))
+        priority = _bounded(message.options.priority) * DEPTHS + self._depth(held.values())
         core_arrays = SimpleNamespace(**arrays)
         base = self.core.add(core_arrays, held, priority, arrays["calls"].tolist())
         self._graph_count += 1
@@ -579,3 +595,7 @@ class Futures:
     def label(self, task: int) -> str:
         """The name of a task's function or operation."""
         return self.operations[self.core.stage_of[task]].label
+
+
+def _bounded(priority: int) -> int:
+    return max(-PRIORITIES, min(priority, PRIORITIES))
