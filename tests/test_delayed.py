@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tilework as tw
 from tilework.base.errors import PlanError
 from tilework.delayed import Delayed, delayed
 from tilework.plan.graph import topological
