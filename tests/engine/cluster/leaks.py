@@ -120,8 +120,8 @@ def links(pid: int) -> list[str]:
 
 
 def _descriptors() -> set[str]:
-    """Our own sockets, and files that have no name."""
-    return {f"open {link}" for link in links(os.getpid()) if link.startswith(("socket:", "/memfd:tilework", "/tmp/#"))}
+    """Our own sockets and shared memory."""
+    return {f"open {link}" for link in links(os.getpid()) if link.startswith(("socket:", "/memfd:tilework"))}
 
 
 def _mappings() -> set[str]:

@@ -6,7 +6,9 @@ import os
 import pickle
 import signal
 import socket
+import sys
 
+from tilework.base.errors import TileworkError
 from tilework.base.scratch import ScratchFile
 from tilework.engine.cluster import boot
 from tilework.engine.cluster.arena import Arena, slot_bytes
@@ -35,6 +37,8 @@ def main(config: ClusterConfig, lifeline: int) -> None:
         started = Started(server.address, server.secret, server.dashboard, os.getpid())
     except Exception as error:
         owner.send(_portable(error))
+        if isinstance(error, TileworkError | OSError):
+            sys.exit(1)
         raise
     owner.send(pickle.dumps(started))
     server.serve()
