@@ -136,6 +136,8 @@ def _queues(s: Scheduler) -> None:
         _require(queue.ranks[task] in queue.apart[queue.terms[task]], f"task {task} is apart and in no heap")
     for heap in (queue.passed, *queue.apart.values()):
         _require(all(heap[(i - 1) // 2] <= heap[i] for i in range(1, len(heap))), "a heap is not one")
+        stands = [rank for rank in heap if s.states[queue.task(rank)] in (READY, APART)]
+        _require(len(stands) == len(set(stands)), f"ranks {stands} are in one heap twice")
 
 
 def _batches(s: Scheduler) -> None:

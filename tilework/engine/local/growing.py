@@ -139,6 +139,7 @@ class GrowingTasks(Tasks):
             self.sizes[task] = size
         self.queue.enter(base, None, n, 0)
         self.held += sum(sizes)
+        self.peak = max(self.peak, self.held + self.reserved)
         return base
 
     def _new_tasks(self, base: int, n: int, stage: int, state: int, counts: list[int], deps: list[int]) -> None:
@@ -211,7 +212,7 @@ class GrowingTasks(Tasks):
                 remaining[user] = left = remaining[user] - 1
                 if not left:
                     ready.append(user)
-            elif state == FAILED:
+            elif state == FAILED or block in self.cancelled:
                 failing.append(user)
         for user in ready:
             states[user] = READY  # as if it had never been anything else

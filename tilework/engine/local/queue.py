@@ -9,14 +9,14 @@ is their place in ``others`` minus ``priority * FAR``, and while they are ready 
 Tasks that are bound to workers, or must run alone, are APART while they are ready, where neither the cursor nor the
 heap finds them. They are in a heap of their own for each set of workers.
 
-Nothing is ever taken out of the middle of a heap. A task leaves by changing its state, and what lies in a heap without
-being READY (or APART, under the same terms) is thrown away when it comes to the top.
+A task leaves by changing its state: what lies in a heap without being READY (or APART, under the same terms) is thrown
+away when it comes to the top. Only of what comes back after it has left so, heaps are searched (``purge``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -78,6 +78,14 @@ class Queue:
         """The task of a rank."""
         return self.order[rank] if 0 <= rank < FAR else self.others[rank % FAR]
 
+    def purge(self, tasks: Iterable[int]) -> None:
+        """These may become ready again, and shall not be in a heap twice."""
+        ranks = {self.ranks[task] for task in tasks}
+        for heap in (self.passed, *self.apart.values()):
+            if not ranks.isdisjoint(heap):
+                heap[:] = [rank for rank in heap if rank not in ranks]
+                heapify(heap)
+
     def offer(self, tasks: Iterable[int]) -> None:
         """These have just become READY."""
         ranks, cursor, n, passed = self.ranks, self.cursor, self.n, self.passed
@@ -86,17 +94,13 @@ class Queue:
             if not cursor <= rank < n:
                 heappush(passed, rank)
 
-    def top(self, heap: list[int], terms: Terms | None, taken: int = NONE) -> int:
-        """The first rank in a heap that stands, or NONE: its task is READY (APART under these ``terms``).
-
-        A task that left and came back may lie there twice, in a row: once it is ``taken`` it does not count.
-        """
+    def top(self, heap: list[int], terms: Terms | None) -> int:
+        """The first rank in a heap that stands, or NONE: its task is READY (APART under these ``terms``)."""
         state = READY if terms is None else APART
         while heap:
-            rank = heap[0]
-            task = self.task(rank)
-            if self.states[task] == state and rank != taken and (terms is None or self.terms[task] == terms):
-                return rank
+            task = self.task(heap[0])
+            if self.states[task] == state and (terms is None or self.terms[task] == terms):
+                return heap[0]
             heappop(heap)
         return NONE
 

@@ -115,8 +115,6 @@ class Scheduler(GrowingTasks):
         self.workers = workers
         self.limit = budget  # what held + reserved may reach
         self.batch_seconds, self.batch_tasks = batch_seconds, batch_tasks
-        self.reserved = 0  # bytes: the sum over `running`
-        self.peak = 0  # the most that held + reserved has been
         self.spilled_total = 0  # bytes ever written
         self.running: dict[int, Run] = {}
         self.spilling: tuple[int, set[int]] | None = None  # the one worker that spills, and what it still has to
@@ -435,21 +433,18 @@ class Scheduler(GrowingTasks):
         """Add tasks of about a millisecond to a batch of one: the lowest ranks that are ready, or will be within it.
 
         Those that are ready are in ``order[:n]``, and in the heap ``passed`` under these ``terms``.
-
         This and ``finished`` are what a task costs. What the queue does is therefore repeated here in line.
         """
         queue, states, sizes, work, stage_of = self.queue, self.states, self.sizes, self.work, self.stage_of
         order, ranks, cursor, apart = queue.order, queue.ranks, queue.cursor, queue.terms
         users_indptr, users, remaining, later = self.users_indptr, self.users, self.remaining, self.later
         costs, expected, away = self.seconds, self.expected, self.on_disk or self.spilling is not None
+        usual = not queue.n_others  # all tasks have priority 0
         near: list[int] = []  # heap: ranks of WAITING tasks whose last inputs are in this batch
         inputs: dict[int, int] = {}  # inputs in this batch, of tasks that need more than those
         tasks, scratch, total = run.tasks, run.scratch, run.reserved
-        task = tasks[0]
-        rank = ranks[task]
-        most = min(self.room, total + self._extra)
-        idle = max(1, self.workers - len(self.running))  # with this one
-        seconds = self.batch_seconds / idle - costs[stage_of[task]]
+        task, most = tasks[0], min(self.room, total + self._extra)
+        seconds = self.batch_seconds / max(1, self.workers - len(self.running)) - costs[stage_of[task]]
         while seconds > 0 and len(tasks) < self.batch_tasks:
             first, stop = users_indptr[task], users_indptr[task + 1]
             while first < stop:
@@ -463,29 +458,28 @@ class Scheduler(GrowingTasks):
                 if states[user] == WAITING and not (apart and user in apart):
                     heappush(near, ranks[user])
             if later and task in later:
-                for user in later[task]:
-                    inputs[user] = have = inputs.get(user, 0) + 1
-                    if have == remaining[user] and states[user] == WAITING and user not in apart:
-                        heappush(near, ranks[user])
-            taken, heap, rank = rank, near, near[0] if near else NONE
-            if passed and passed[0] < rank and (top := queue.top(passed, terms, taken)) < rank:
+                for user in self.completed(task, inputs):
+                    heappush(near, ranks[user])
+            heap, rank = near, near[0] if near else NONE
+            if passed and passed[0] < rank and (top := queue.top(passed, terms)) < rank:
                 rank, heap = top, passed
             limit = rank if rank < n else n
-            while cursor < limit and states[order[cursor]] != READY:
+            while cursor < limit and states[task := order[cursor]] != READY:
                 cursor += 1
             walk = cursor < limit
-            if walk:
-                rank = cursor
-            elif rank == NONE:
-                break
-            task = order[rank] if 0 <= rank < FAR else queue.task(rank)
+            if not walk:
+                if rank == NONE:
+                    break
+                task = order[rank] if usual or 0 <= rank < FAR else queue.task(rank)
             stage = stage_of[task]
             seconds -= costs[stage]
-            if not sizes[task]:
-                sizes[task] = expected[stage]
-            more = work[task] if work[task] > scratch else scratch
-            total += sizes[task] + more - scratch
-            scratch = more
+            size = sizes[task]
+            if not size and expected[stage]:
+                sizes[task] = size = expected[stage]
+            total += size
+            if work[task] > scratch:
+                total += work[task] - scratch
+                scratch = work[task]
             if seconds < 0 or total > most or (away and self.elsewhere(task)):
                 break
             if walk:

@@ -65,6 +65,8 @@ class Tasks:
         self.learns: list[bool] = []  # by stage: whether `expected` follows what is seen
         self.unfinished = 0  # tasks that have not finished and are not FAILED or RELEASED
         self.held = 0  # bytes of HELD and SPILLING blocks
+        self.reserved = 0  # bytes that running batches may come to hold
+        self.peak = 0  # the most that held + reserved has been
         self.on_disk = 0  # bytes of SPILLED and LOADING blocks
         self.pins: dict[int, int] = {}  # how many look at a block from outside: it may not be written
         self.unwritable: set[int] = set()  # held blocks that cannot be written
@@ -85,6 +87,15 @@ class Tasks:
     def elsewhere(self, task: int) -> bool:
         """Whether an input is not in memory, or moving. Only the first task of a batch may have such."""
         return any(self.states[block] in (SPILLED, LOADING, SPILLING) for block in self.inputs(task))
+
+    def completed(self, task: int, inputs: dict[int, int]) -> list[int]:
+        """Later users of a task in a batch that need nothing else but tasks of the batch, counted in ``inputs``."""
+        found = []
+        for user in self.later[task]:
+            inputs[user] = inputs.get(user, 0) + 1
+            if inputs[user] == self.remaining[user] and self.states[user] == WAITING and user not in self.queue.terms:
+                found.append(user)
+        return found
 
     def frees(self, task: int) -> int:
         """Bytes of inputs that nobody needs after this task."""
@@ -167,19 +178,20 @@ class Tasks:
                 continue
             again.append(task)
             todo += self.inputs(task)
+        self.queue.purge(again)
         self.unblock([task for task in again if self.states[task] == WAITING and not self.remaining[task]])
         return again
 
     def bind(self, tasks: Iterable[int], workers: Collection[int] | None) -> None:
         """Only these workers (None: all again) may be given the tasks, as far as they are not running."""
-        tasks = list(tasks)
+        tasks = list(dict.fromkeys(tasks))
         for task in tasks:
             self.queue.agree([task], workers, self.queue.terms.get(task, (None, False))[1])
         self._file(tasks)
 
     def alone(self, tasks: Iterable[int], alone: bool = True) -> None:
         """These tasks are handed out one at a time, marked ``Run.alone``, as far as they are not running."""
-        tasks = list(tasks)
+        tasks = list(dict.fromkeys(tasks))
         for task in tasks:
             self.queue.agree([task], self.queue.terms.get(task, (None, False))[0], alone)
         self._file(tasks)
@@ -199,11 +211,13 @@ class Tasks:
     def unblock(self, tasks: list[int]) -> None:
         """Nothing is missing for these tasks any more."""
         self.move("unblock", tasks)
-        self.queue.offer(tasks)
-        if self.queue.terms:
-            apart = [task for task in tasks if task in self.queue.terms]
+        terms = self.queue.terms
+        if terms:
+            apart = [task for task in tasks if task in terms]
             self.move("set_apart", apart)
             self.queue.set_apart(apart)
+            tasks = [task for task in tasks if task not in terms]
+        self.queue.offer(tasks)
 
     def give_back(self, tasks: list[int]) -> None:
         """These were running, and did not finish: somebody else may run them, if they were not cancelled."""
@@ -280,8 +294,10 @@ class Tasks:
         ready = [task for task in tasks if self.states[task] == READY]
         apart = [task for task in tasks if self.states[task] == APART]
         self.move("rejoin", apart)
-        self.queue.offer(apart)
-        filed = [task for task in ready + apart if task in self.queue.terms]
+        self.queue.purge(apart)
+        terms = self.queue.terms
+        self.queue.offer(task for task in apart if task not in terms)
+        filed = [task for task in ready + apart if task in terms]
         self.move("set_apart", filed)
         self.queue.set_apart(filed)
 
