@@ -293,7 +293,7 @@ def cluster_config(
         dashboard_port=_dashboard_port(dashboard_address),
         name=name or f"LocalCluster-{os.getpid()}",
         task_timeout=_seconds(options.get("task_timeout")),
-        extras=() if dashboard_address is None else ("tilework.diagnostics.status:start",),
+        extras=() if dashboard_address is None else ("tilework.diagnostics.status:attach",),
     )
 
 
