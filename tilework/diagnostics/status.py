@@ -95,7 +95,7 @@ def serve(
     port
         0 is any free one.
     token
-        What visitors must know. Default: a new random one.
+        What visitors must know: letters, digits, "-" and "_". Default: a new random one.
 
     Raises
     ------
