@@ -183,7 +183,7 @@ def test_each_page_has_a_token_of_its_own() -> None:
 
 def test_unknown_paths_and_methods(page: StatusServer) -> None:
     assert get(page, "/nothing", Authorization=BEARER) == (404, "There are /, /status.json, /metrics and /health\n")
-    for line, code in ((b"POST /status.json", b"501"), (b"GET http://[", b"400"), (b"GARBAGE", b"400")):
+    for line, code in ((b"POST /status.json", b"501"), (b"GET http://[", b"400")):
         with connected(page) as sock:
             sock.sendall(line + f" HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {BEARER}\r\n\r\n".encode())
             assert sock.recv(100).split()[1] == code
