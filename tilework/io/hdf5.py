@@ -61,6 +61,12 @@ class HDF5Source:
         self._lock = threading.Lock()
         self._known: tuple[Any, _Reader | None] | None = None  # version of the file, and its reader if there can be one
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_known": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def read(self, region: Region) -> np.ndarray:
         reader = self._reader() if self.storage_chunks is not None else None
         return self._through.read(region) if reader is None else reader.read(region)

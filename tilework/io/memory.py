@@ -18,17 +18,18 @@ import numpy as np
 from tilework.base.errors import BlockResultError, InternalError, StorageError, TileworkError, UnknownChunksError
 from tilework.base.tokens import identity_token, tokenize, unique_token
 from tilework.io.regions import assemble, format_region, region_shape
+from tilework.io.reopening import NamedLock, named_lock, portable
 from tilework.plan.blocks import AxisChunks, Chunks
 from tilework.plan.protocols import Region
 
-_NETCDF4 = threading.Lock()
+_NETCDF4 = NamedLock(name="netCDF4")
 
 
 def _lock(lock: Any) -> Any:
     """What to hold while reading or writing: True is a new lock, False and None are none."""
     if lock is True:
-        return threading.Lock()
-    return lock or nullcontext()
+        return NamedLock()
+    return named_lock(lock) if lock else nullcontext()
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -84,6 +85,9 @@ class ArraySource:
             self.token = unique_token("array")
         else:
             self.token = tokenize(array) if self.free else identity_token(array)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "array": portable(self.array)}
 
     def read(self, region: Region) -> np.ndarray:
         if self.free:

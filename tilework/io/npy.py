@@ -40,12 +40,12 @@ class NpyStackSource:
             stamps = [path.stat().st_mtime_ns for path in sorted(directory.iterdir())]
         except Exception as error:
             raise StorageError(f"{directory} is no stack of .npy files: {type(error).__name__}: {error}") from error
-        self._directory, self._mmap_mode, self._axis = directory, mmap_mode, int(info["axis"])
+        self._directory, self._mmap_mode, self._axis = directory.absolute(), mmap_mode, int(info["axis"])
         self.chunks: Chunks = tuple(map(AxisChunks, info["chunks"]))
         self.shape: tuple[int, ...] = tuple(axis.total for axis in self.chunks)
         self.dtype: np.dtype[Any] = np.dtype(info["dtype"])
         self.storage_chunks = regular(self.chunks)
-        self.token = tokenize("npy-stack", str(directory.absolute()), stamps)
+        self.token = tokenize("npy-stack", str(self._directory), stamps)
 
     def read(self, region: Region) -> np.ndarray:
         try:
@@ -76,7 +76,7 @@ class NpyStackSink:
     shared = True
 
     def __init__(self, directory: Path, chunks: Chunks, dtype: np.dtype[Any], axis: int) -> None:
-        self._directory, self._axis = directory, axis
+        self._directory, self._axis = directory.absolute(), axis
         self.token = unique_token("npy-stack")
         info = {"chunks": tuple(map(tuple, chunks)), "dtype": dtype, "axis": axis}
         directory.mkdir(parents=True, exist_ok=True)

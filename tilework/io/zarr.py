@@ -94,6 +94,12 @@ class ZarrSource:
         self.place = place_token(array)
         self.token = tokenize("zarr", name or self.place, self.shape, self.dtype, self.storage_chunks)
 
+    def __getstate__(self) -> dict[str, Any]:
+        array = _portable(self._array)
+        if array is self._array:
+            return self.__dict__
+        return {**self.__dict__, "_array": array, "_direct": ZarrReader.of(array, directory_of(array))}
+
     def read(self, region: Region) -> np.ndarray:
         if self._direct is not None:
             return self._direct.read(region)
@@ -153,6 +159,20 @@ def _outlives(array: Any) -> bool:
     if type(store) is storage.ObjectStore:
         return type(store.store).__name__ != "MemoryStore"
     return type(store) is storage.LocalStore
+
+
+def _portable(array: Any) -> Any:
+    """The array as another process can read it: with the contents of a store in memory, and directories in full."""
+    zarr, store = zarr_python(), array.store
+    if type(store) is zarr.storage.LocalStore and not store.root.is_absolute():
+        found: Any = zarr.storage.LocalStore(os.path.abspath(store.root), read_only=store.read_only)
+    elif type(store) in (zarr.storage.FsspecStore, zarr.storage.ObjectStore) and not _outlives(array):
+        prototype = zarr.core.buffer.default_buffer_prototype()
+        keys = _wait(_listed(store, _under(array, "")))
+        found = zarr.storage.MemoryStore({key: _wait(store.get(key, prototype)) for key in keys}, read_only=True)
+    else:
+        return array
+    return zarr.open_array(found, path=array.path, mode="r" if found.read_only else "r+").with_config(array.config)
 
 
 def _failure(doing: str, array: Any, region: Region | None, error: Exception) -> StorageError:
@@ -278,6 +298,10 @@ class ZarrSink:
                     f"use rechunk({unit}) or multiples of that first"
                 )
         self._offset, self._chunks = offset, chunks
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._forget_plans()  # once, not by every process that writes
+        return {**self.__dict__, "_array": _portable(self._array)}
 
     def finished(self) -> np.ndarray | None:
         shape = tuple(axis.total for axis in self._chunks)

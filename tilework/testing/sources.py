@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -109,6 +111,14 @@ class SourceSuite:
         if block.flags.writeable:
             block[...] = np.zeros((), block.dtype)
         self.check(source.read(whole), reference)
+
+    def test_pickled_it_reads_the_same(self, make: Callable[[], Source], reference: np.ndarray) -> None:
+        """For processes. Unpickled copies are pickled again."""
+        source = make()
+        for _ in range(2):
+            source = pickle.loads(cloudpickle.dumps(source))
+            self.check(source.read(tuple(slice(0, n, 1) for n in reference.shape)), reference)
+            assert source.token == make().token
 
     def test_threads(self, make: Callable[[], Source], reference: np.ndarray) -> None:
         source, random = make(), np.random.default_rng(0)

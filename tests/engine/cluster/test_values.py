@@ -17,7 +17,15 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from tilework.base.errors import InternalError, MemoryBudgetError, RemoteError, StorageError
+from tilework.base.errors import (
+    InternalError,
+    KilledWorker,
+    MemoryBudgetError,
+    RemoteError,
+    StorageError,
+    TaskTimeoutError,
+    UnsupportedError,
+)
 from tilework.base.scratch import ScratchFile
 from tilework.engine.cluster import values
 from tilework.engine.cluster.arena import Arena, Slot
@@ -92,6 +100,8 @@ def same(a: Any, b: Any) -> None:
         pd.testing.assert_frame_equal(a, b)
     elif isinstance(a, xr.Dataset):
         xr.testing.assert_identical(a, b)
+    elif isinstance(a, list):
+        assert [repr(item) for item in a] == [repr(item) for item in b]
     else:
         np.testing.assert_equal(a, b)
         assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
@@ -476,7 +486,21 @@ class NoMessage(Exception):
         raise RuntimeError
 
 
+class Several(TwoArguments, LookupError):
+    """Python is particular about whose ``__new__`` is called for such."""
+
+
+@pytest.mark.parametrize("kind", [KilledWorker, MemoryBudgetError, StorageError, TaskTimeoutError, UnsupportedError])
+def test_our_errors(kind: type[Exception]) -> None:
+    back = load_error(dump_error(raised(throw, kind("message"))))
+    assert type(back) is kind
+    assert str(back) == "message"
+
+
 def test_constructors_are_not_called_again() -> None:
+    several = load_error(dump_error(raised(throw, Several(1, 2))))
+    assert isinstance(several, Several)
+    assert (str(several), several.b) == ("1 and 2", 2)
     back = load_error(dump_error(raised(throw, TwoArguments(1, 2))))
     assert isinstance(back, TwoArguments)
     assert (str(back), back.b) == ("1 and 2", 2)

@@ -19,7 +19,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
-from tblib.pickling_support import pickle_exception, pickle_traceback
+from tblib.pickling_support import pickle_exception, pickle_traceback, unpickle_exception_with_attrs
 
 from tilework.base.errors import InternalError, RemoteError
 from tilework.base.scratch import ScratchFile, read_at, unreadable, unwritable, write_at
@@ -295,6 +295,14 @@ def load(value: Value, arena: Arena, done: Callable[[], None] | None = None, wri
     return pickle.loads(head, buffers=buffers)
 
 
+def load_copy(value: Value, arena: Arena) -> Any:
+    """The value, on memory of this process alone."""
+    if type(value) is not Stored:
+        return load(value, arena)
+    head = value.head if type(value.head) is bytes else arena.view(*value.head)
+    return pickle.loads(head, buffers=[arena.array(*part).copy() for part in value.parts])
+
+
 # ---------------------------------------------------------------- to disk and back
 
 
@@ -358,8 +366,27 @@ class _ErrorPickler(cloudpickle.Pickler):
         if isinstance(obj, TracebackType):
             return pickle_traceback(obj)
         if isinstance(obj, BaseException):
-            return pickle_exception(obj)
+            function, *rest = pickle_exception(obj)
+            return (_revived if function is unpickle_exception_with_attrs else function, *rest)
         return super().reducer_override(obj)
+
+
+_HEAP_TYPE = 1 << 9  # of classes that are defined in Python
+
+
+def _revived(kind: type[BaseException], attributes: dict[str, Any], *rest: Any) -> BaseException:
+    """As tblib does, without calling the constructor; also where a class has several exceptions as its bases."""
+    static = kind
+    while static.__flags__ & _HEAP_TYPE:
+        static = static.__base__  # type: ignore[assignment]
+    cause, frames, context, suppress_context, notes, *args = rest
+    error = static.__new__(kind, *(args[0] if args else ()))
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    error.__cause__, error.__context__, error.__suppress_context__ = cause, context, suppress_context
+    if notes is not None:
+        error.__notes__ = notes
+    return error.with_traceback(frames)
 
 
 def dump_error(error: BaseException) -> bytes:
