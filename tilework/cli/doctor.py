@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,8 @@ import numpy as np
 import psutil
 
 from tilework.base import config, machine
-from tilework.base.sizes import format_bytes, format_count
+from tilework.base.sizes import format_bytes, format_count, format_time
+from tilework.distributed.client import Client
 
 
 def doctor() -> int:
@@ -26,9 +28,11 @@ def doctor() -> int:
     _print("Versions", _versions())
     _print("Machine", _machine())
     _print("Settings", _settings())
-    extras = list(_extras())
-    _print("Extras", [(name, text) for name, text, _ in extras])
-    return int(any(broken for _, _, broken in extras))
+    broken = False
+    for title, tried in (("Clusters", [_clusters()]), ("Extras", list(_extras()))):
+        _print(title, [(name, text) for name, text, _ in tried])
+        broken = broken or any(fails for _, _, fails in tried)
+    return int(broken)
 
 
 def _print(title: str, rows: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:
@@ -92,11 +96,25 @@ def _settings() -> Iterator[tuple[str, str]]:
         yield "all", "as they are by default"
 
 
-# ---------------------------------------------------------------- extras
+# ---------------------------------------------------------------- what is tried
+
+Tried = tuple[str, str, bool]
+"""Name, what to say of it, and whether it is broken."""
 
 
-def _extras() -> Iterator[tuple[str, str, bool]]:
-    """Name, what to say of it, and whether it is broken."""
+def _clusters() -> Tried:
+    if not sys.platform.startswith("linux"):
+        return "processes", f"only on Linux, and this is {sys.platform}", False
+    start = time.perf_counter()
+    try:
+        with Client(n_workers=1, threads_per_worker=1, memory_limit="200 MB", set_as_default=False) as client:
+            _expect(client.submit(sum, [1, 2]).result(timeout=60), 3)
+    except Exception as error:
+        return "processes", f"BROKEN: {type(error).__name__}: {error}", True
+    return "processes", f"work: a worker answered after {format_time(time.perf_counter() - start)}", False
+
+
+def _extras() -> Iterator[Tried]:
     for name, package, probe in (
         ("zarr", "zarr", _try_zarr),
         ("xarray", "xarray", _try_xarray),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from tilework import session
@@ -18,6 +20,7 @@ from tilework.cli import script
 from tilework.diagnostics.history import History
 from tilework.diagnostics.progress import ProgressBar
 from tilework.diagnostics.report import Summary, check_report_path, write_report
+from tilework.distributed.client import ADDRESS_VARIABLE, Client
 
 SHORT = 0.5
 """Computations that take fewer seconds show no progress of their own."""
@@ -27,13 +30,16 @@ def run(options: argparse.Namespace) -> int:
     """Run a script with progress and a closing summary; return its exit code."""
     if options.report:
         check_report_path(options.report)
+    if options.scheduler is None and options.workers is not None:
+        options.scheduler = "processes"
     _settle(options)
     history = History(memory=True).register()
     try:
         ProgressBar(minimum=SHORT).register()
     except UnsupportedError as error:
         print(f"tilework: {error}", file=sys.stderr)
-    code = _execute(options)
+    with _cluster():
+        code = _execute(options)
     summary = Summary.of(history.runs)
     print(f"\n{summary}", file=sys.stderr)
     if options.report:
@@ -76,6 +82,30 @@ def _settle(options: argparse.Namespace) -> None:
         xarray.set_options(chunk_manager="tilework")
 
     script.after_import("xarray", choose_tilework)
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """A client around the script, if it is to run on a cluster: one that is there, or one that ends with the script.
+
+    A ``Client()`` in the script connects to the same one.
+    """
+    settings = config.get()
+    if settings.scheduler == "processes":
+        limit = "auto" if settings.memory is None else settings.memory // config.resolve_workers(settings)
+        client = Client(n_workers=settings.workers, memory_limit=limit)
+    elif isinstance(settings.scheduler, str) and "://" in settings.scheduler:
+        client = Client(settings.scheduler)
+    else:
+        yield
+        return
+    with client:
+        os.environ[ADDRESS_VARIABLE] = client.scheduler_info()["address"]
+        print(f"status page          {client.dashboard_link}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS_VARIABLE]
 
 
 def _execute(options: argparse.Namespace) -> int:
