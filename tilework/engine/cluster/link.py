@@ -34,6 +34,8 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 from tilework.base import errors
 from tilework.base.errors import ClusterClosedError, ConnectionLostError, TileworkError
 from tilework.engine.cluster import auth, messages, register, values
@@ -49,7 +51,7 @@ WARM_BYTES = 64 << 20
 """Bytes that may lie idle in a client's slot, for the next arguments."""
 
 LAZY_RELEASES = 512
-"""So many futures whose values are here, and that are garbage, may wait until something else is sent."""
+"""So many futures whose values are here, and that are garbage, may wait for others, to be released together."""
 
 LONG = 0.5
 """Seconds to wait at a time. A Ctrl-C that comes after Python has last looked for one, but before the system call that
@@ -159,10 +161,11 @@ class Link:
         self._answers: dict[int, messages.Reply | messages.Values | None] = {}  # None: not there yet
         self._abandoned: dict[int, list[int]] = {}  # futures of Gets whose answers nobody waits for any more
         self._failures = 0  # how often some future has failed
-        self._watchers: dict[int, Callable[[messages.Progress], object]] = {}
+        self._watchers: dict[int, Callable[[messages.Progress | messages.Over], object]] = {}
         self._callbacks: deque[Callable[[], object]] = deque()
         self._dropped: deque[State] = deque()
         self._unpinned: deque[int] = deque()
+        self._urgent = False  # whether some of these should be sent soon
         self._pins = 0  # values that were asked for and are not unpinned; changed only with the lock for sending
         self._over = False  # nothing is sent or read any more
         self._make_locks()
@@ -171,7 +174,8 @@ class Link:
             messages.Erred: self._erred,
             messages.Values: self._values,
             messages.Reply: self._reply,
-            messages.Progress: self._progress,
+            messages.Progress: self._watched,
+            messages.Over: self._watched,
             messages.Free: self._free,
             messages.Closing: self._closing,
         }
@@ -256,6 +260,7 @@ class Link:
         """One reference less. May be called anywhere, also by the garbage collector."""
         self._dropped.append(state)
         if state.value is None or len(self._dropped) > LAZY_RELEASES:
+            self._urgent = True
             self._flush()
 
     def retry(self, states: Iterable[State]) -> None:
@@ -308,6 +313,19 @@ class Link:
         if failure is not None:
             raise failure
         return loaded
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Memory for a large result, in which workers write as well. It stays as long as somebody looks at it, also if
+        this link is closed before.
+        """
+        with self._sending:
+            self._check()
+            self._pins += 1
+        try:
+            return self.slot.empty(shape, dtype, shared=True, done=partial(self._unpin, NOT_PINNED))
+        except BaseException:
+            self._unpin(NOT_PINNED)
+            raise
 
     def failure(self, state: State, name: str | None = None) -> Exception:
         """What to raise for a future that has no value, with the traceback that it had where it was raised.
@@ -370,8 +388,9 @@ class Link:
             raise _error_class(reply.kind)(reply.error)
         return reply.value
 
-    def watch(self, first: int, watcher: Callable[[messages.Progress], object] | None) -> None:
-        """Have ``watcher`` called with each Progress of the graph that was submitted as ``first``; None ends it.
+    def watch(self, first: int, watcher: Callable[[messages.Progress | messages.Over], object] | None) -> None:
+        """Have ``watcher`` called with each Progress of the graph that was submitted as ``first``, and when it is Over;
+        None ends it.
 
         It is called by whoever reads: it must return soon, and not wait for this link.
         """
@@ -509,7 +528,7 @@ class Link:
             if message.number in self._answers:
                 self._answers[message.number] = message
 
-    def _progress(self, message: messages.Progress) -> None:
+    def _watched(self, message: messages.Progress | messages.Over) -> None:
         watcher = self._watchers.get(message.first)
         if watcher is not None:
             watcher(message)
@@ -553,16 +572,19 @@ class Link:
         """Nobody looks at these values."""
         for number, value in zip(futures, message.values, strict=True):
             self._unpinned.append(NOT_PINNED if value is None else number)
+        self._urgent = True
 
     def _unpin(self, number: int) -> None:
         """Nobody looks at a value any more. Called by the garbage collector, anywhere."""
         self._unpinned.append(number)
+        self._urgent = True
         self._flush()
 
     def _flush(self) -> None:
-        """Send what was dropped. If another thread has the lock it does so when it gives it back."""
-        while (self._dropped or self._unpinned) and not sys.is_finalizing() and self._sending.acquire(blocking=False):
+        """Send what was dropped, if it is urgent. If another thread has the lock it does so when it gives it back."""
+        while self._urgent and not sys.is_finalizing() and self._sending.acquire(blocking=False):
             try:
+                self._urgent = False
                 if self._over:
                     self._dropped.clear()
                     self._unpinned.clear()
