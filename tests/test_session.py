@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import cloudpickle
+import h5py
 import numpy as np
 import pytest
+import zarr
 
 import tilework as tw
 import tilework.array as ta
@@ -17,6 +22,7 @@ from tilework import session
 from tilework.array.core import Array
 from tilework.base import config
 from tilework.base.errors import BlockResultError, ConfigError, MemoryBudgetError, UnsupportedError
+from tilework.engine.cluster.processes import close
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
@@ -25,7 +31,17 @@ from tilework.plan import build, ops
 from tilework.testing import assert_eq
 
 
-@pytest.fixture(params=["sync", "threads"])
+@pytest.fixture(scope="module", autouse=True)
+def processes() -> Iterator[None]:
+    """Worker processes cannot import this module, and end with it."""
+    here = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(here)
+    yield
+    cloudpickle.unregister_pickle_by_value(here)
+    close()
+
+
+@pytest.fixture(params=["sync", "threads", "processes"])
 def scheduler(request: pytest.FixtureRequest) -> Iterator[str]:
     with config.set(scheduler=request.param, workers=3):
         yield request.param
@@ -170,17 +186,35 @@ def test_the_same_thing_is_computed_once_and_returned_everywhere() -> None:
     assert a is b
 
 
-def test_shared_work_is_done_once(scheduler: str) -> None:
-    calls = []
+class Counter:
+    """Counts calls in whatever process: a byte each."""
 
-    def count(block: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        return block
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clear()
 
+    def __call__(self, value: Any) -> Any:
+        with self.path.open("ab", buffering=0) as file:
+            file.write(b".")
+        return value * 2
+
+    def __len__(self) -> int:
+        return len(self.path.read_bytes())
+
+    def clear(self) -> None:
+        self.path.write_bytes(b"")
+
+
+@pytest.fixture
+def count(tmp_path: Path) -> Counter:
+    return Counter(tmp_path / "calls")
+
+
+def test_shared_work_is_done_once(scheduler: str, count: Counter) -> None:
     shared = ta.ones((4, 4), chunks=2).map_blocks(count, dtype="f8")
-    calls.clear()
+    count.clear()
     tw.compute(shared + 1, {"sum": shared.sum()}, tw.delayed(np.mean)(shared))
-    assert len(calls) == 4
+    assert len(count) == 4
 
 
 @pytest.mark.parametrize(
@@ -225,26 +259,121 @@ def test_unoptimized_plans_give_the_same() -> None:
     assert np.array_equal(tw.compute(y, optimize_graph=False)[0], y.compute())
 
 
+# ---------------------------------------------------------------- writing
+
+
+def targets(path: Path) -> dict[str, Any]:
+    """What only this process can write to, and what all can."""
+    file = h5py.File(path / "targets.h5", "w")
+    return {
+        "array": np.zeros((4, 6), "i8"),
+        "part of an array": np.zeros((9, 9), "i8")[2:6, 1:7],
+        "hdf5": file.create_dataset("x", (4, 6), "i8"),
+        "zarr in memory": zarr.create_array(zarr.storage.MemoryStore(), shape=(4, 6), dtype="i8", chunks=(1, 3)),
+        "zarr": zarr.create_array(str(path / "targets.zarr"), shape=(4, 6), dtype="i8", chunks=(1, 3)),
+    }
+
+
+@pytest.mark.parametrize("name", ["array", "part of an array", "hdf5", "zarr in memory", "zarr"])
+def test_storing(scheduler: str, tmp_path: Path, name: str) -> None:
+    target = targets(tmp_path)[name]
+    before, after = tw.compute(x().max(), ta.store(x() * 2, target, compute=False))
+    assert (before, after) == (23, None)
+    np.testing.assert_array_equal(target[...], NUMPY * 2)
+    ta.store([x()[:2] + 1], [target], regions=(slice(1, 3), slice(None)))
+    np.testing.assert_array_equal(target[...], np.concatenate([NUMPY[:1] * 2, NUMPY[:2] + 1, NUMPY[3:] * 2]))
+
+
+def breaks_at_the_end(block: np.ndarray, count: Counter, fixed: Path, block_id: Any = None) -> np.ndarray:
+    if block_id == (9, 9) and not fixed.exists():
+        raise OSError("not yet")
+    return count(block)
+
+
+def test_a_write_is_resumed(scheduler: str, tmp_path: Path, count: Counter) -> None:
+    fixed, path = tmp_path / "fixed", str(tmp_path / "resumed.zarr")
+    y = ta.ones((20, 20), chunks=2).map_blocks(breaks_at_the_end, count, fixed, dtype="f8")
+    count.clear()
+    with pytest.raises(OSError, match="not yet"):
+        y.to_zarr(path, resume=True)
+    done = len(count)
+    assert 0 < done < 100
+    fixed.touch()
+    y.to_zarr(path, resume=True)
+    assert len(count) == 100, "each block once"
+    np.testing.assert_array_equal(zarr.open_array(path)[...], np.full((20, 20), 2.0))
+
+
+# ---------------------------------------------------------------- submit
+
+
+def test_submitting_gives_a_future_of_what_compute_gives() -> None:
+    with config.set(scheduler="processes", workers=3):
+        things = [
+            x() * 2,
+            x().sum(),
+            tw.delayed(inc)(1),
+            {"a": [x().T, 5]},
+            Pair(tw.delayed(inc)(2), "b"),
+            "plain",
+            x(),
+        ]
+        found = session.submit(*things, priority=1)
+        assert found[5] == "plain"
+        values = [thing if isinstance(thing, str) else thing.result() for thing in found]
+        expected = tw.compute(*things)
+        np.testing.assert_array_equal(values[0], expected[0])
+        np.testing.assert_array_equal(values[3]["a"][0], NUMPY.T)
+        assert values[3]["a"][1] == 5
+        assert values[1:3] + values[4:6] == list(expected[1:3] + expected[4:6])
+        assert [type(value) for value in values] == [type(value) for value in expected]
+
+
+def test_what_cannot_be_submitted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"scheduler='threads' has no futures; use a Client, or compute\(\)"):
+        session.submit(x())
+    with config.set(scheduler="processes", workers=3):
+        with pytest.raises(UnsupportedError, match="only this process can write to"):
+            session.submit(x().store(np.zeros((4, 6)), compute=False))
+        to_zarr = x().to_zarr(str(tmp_path / "x.zarr"), compute=False)
+        with pytest.raises(UnsupportedError, match="submit them by themselves"):
+            session.submit([to_zarr, x()])
+        (written,) = session.submit(to_zarr)
+        assert written.result() is None
+        np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "x.zarr"))[...], NUMPY)
+
+
 # ---------------------------------------------------------------- persist, optimize
 
 
-def test_persisted_things_are_computed_and_stay_lazy(scheduler: str) -> None:
-    calls = []
-
-    def count(block: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        return block * 2
-
+def test_persisted_things_are_computed_and_stay_lazy(scheduler: str, count: Counter) -> None:
     y = x().map_blocks(count, dtype="i8")
-    calls.clear()
+    count.clear()
     kept, nested = tw.persist(y, {"call": tw.delayed(count)(3), "plain": 1})
-    assert len(calls) == y.npartitions + 1
     assert isinstance(kept, Array)
     assert kept.chunks == y.chunks
     assert nested["call"].compute() == 6
     assert nested["plain"] == 1
     assert_eq(kept + 1, NUMPY * 2 + 1)
-    assert len(calls) == y.npartitions + 1
+    assert_eq(kept[1:3, 2], NUMPY[1:3, 2] * 2)
+    again, call = tw.persist(kept, nested["call"])
+    assert_eq(again, NUMPY * 2)
+    assert call.compute() == 6
+    assert len(count) == y.npartitions + 1
+
+
+def test_what_was_persisted_on_a_cluster_stands_on_futures() -> None:
+    y = x() + 1
+    with config.set(scheduler="processes", workers=3):
+        kept, one, stored = tw.persist(y, tw.delayed(inc)(1), y.store(np.zeros((4, 6)), compute=False))
+        handles = session.handles_of(kept * 2, [one, kept])
+        assert len(handles) == y.npartitions + 1
+        assert np.concatenate([np.ravel(handle.result()) for handle in handles]).sum() == y.sum().compute() + 2
+        assert stored.compute() is None
+        assert_eq(kept.sum(axis=0), (NUMPY + 1).sum(axis=0))
+    assert_eq(kept.compute(scheduler="threads"), NUMPY + 1)
+    with pytest.raises(ZeroDivisionError):
+        tw.persist(tw.delayed(divmod)(1, 0), scheduler="processes", workers=3)[0].compute()
 
 
 def test_persisting_finds_unknown_sizes() -> None:
@@ -321,11 +450,6 @@ def test_names_of_schedulers(name: str) -> None:
 def test_settings_that_make_no_sense(run: Callable[..., Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(x(), **options)
-
-
-def test_processes_are_not_built_yet() -> None:
-    with pytest.raises(UnsupportedError, match='use "threads" or "sync"'):
-        x().compute(scheduler="processes")
 
 
 # ---------------------------------------------------------------- before running

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilework.base.errors import StorageError
+from tilework.base.errors import InternalError, StorageError
 from tilework.engine.events import BatchFinished, RunFinished, RunStarted, TaskRetried
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
@@ -133,6 +133,11 @@ def test_system_exit_in_a_task_is_not_retried(engine: Any, graph_of: Any, call: 
     with pytest.raises(SystemExit):
         engine.run(graph_of([[], []], [call(leave), call(identity, 1)], [0, 1]), options(retries=3))
     assert attempts == [1]
+
+
+def test_a_bug_in_the_scheduler_surfaces(engine: Any, graph_of: Any) -> None:
+    with pytest.raises(InternalError, match="cyclic"):
+        engine.run(graph_of([[1], [0]]), options())
 
 
 # ---------------------------------------------------------------- memory

@@ -18,7 +18,7 @@ import mmap
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -257,14 +257,16 @@ class _Extent:
 class _Lease:
     """Lives as long as any array on an extent."""
 
-    __slots__ = ("offset", "slot")
+    __slots__ = ("done", "offset", "slot")
 
-    def __init__(self, slot: Slot, offset: int) -> None:
-        self.slot, self.offset = slot, offset
+    def __init__(self, slot: Slot, offset: int, done: Callable[[], None] | None) -> None:
+        self.slot, self.offset, self.done = slot, offset, done
 
     def __del__(self) -> None:
         self.slot._returned.append((self.offset, True))
         self.slot._settle()
+        if self.done is not None:
+            self.done()
 
 
 class Slot:
@@ -348,7 +350,9 @@ class Slot:
         self._returned.extend((offset, False) for offset in offsets)
         self._settle()
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], shared: bool = False) -> np.ndarray:
+    def empty(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], shared: bool = False, done: Callable[[], None] | None = None
+    ) -> np.ndarray:
         """Like ``np.empty``, in the arena if it is large. Given back when the last array that looks at it is gone.
 
         Parameters
@@ -356,6 +360,8 @@ class Slot:
         shared
             Other processes write to it: it is always in the arena, and dumped as a reference, once. Afterwards it is
             like any other, for it may belong to the user by then.
+        done
+            Called when memory of the arena is given back, by whoever destroys the array, so it must not wait.
         """
         dtype = np.dtype(dtype)
         nbytes = prod(shape) * dtype.itemsize
@@ -364,7 +370,7 @@ class Slot:
         offset, _ = self._take(nbytes, leased=True, shared=shared)
         if not shared:  # else those who write make the pages
             self._populate(offset, nbytes)
-        view = View(self.arena.array(offset, nbytes), True, _Lease(self, offset))
+        view = View(self.arena.array(offset, nbytes), True, _Lease(self, offset, done))
         return np.ndarray(shape, dtype, np.asarray(view))
 
     def trim(self, nbytes: int = 0) -> None:

@@ -29,6 +29,7 @@ from tilework.engine.cluster.messages import (
     Define,
     Erred,
     Follow,
+    Over,
     Progress,
     Put,
     Submit,
@@ -443,6 +444,9 @@ class Futures:
         if not graph.left and not graph.failed and self.graphs.pop(graph.number, None) is not None:
             self.blocks.unref(graph.payload)
             self.resident_bytes -= graph.resident_bytes
+            client = self.holders.clients.get(graph.client)
+            if client is not None:
+                self.holders.tell(client, Over(graph.first))
             self.obsolete[1].append(graph.number)
             i = bisect_right(self._bases, graph.base) - 1
             del self._bases[i], self._by_base[i]

@@ -480,6 +480,15 @@ class Progress(NamedTuple):
     spilled: int
 
 
+class Over(NamedTuple):
+    """Nothing of the graph that was submitted as ``first`` runs, or will: the memory of its results is the client's.
+
+    To the client that submitted it. A graph that failed is over once its futures were released.
+    """
+
+    first: int
+
+
 class Closing(NamedTuple):
     """The cluster ends. The last message."""
 
