@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -109,13 +109,12 @@ def _stat(process: Path) -> tuple[str, list[str]]:
 
 
 def links(pid: int) -> list[str]:
-    """What a process has open."""
+    """What a process has open; nothing if it has ended."""
     found = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(os.readlink(path))
-        except OSError:
-            continue
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # closed meanwhile
+                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return found
 
 

@@ -72,6 +72,26 @@ def test_more_workers_than_messages_that_a_socket_holds(house: workers.House) ->
     assert sorted(end.number for end in house.exits(100)) == list(range(1000, 1100))
 
 
+def test_a_system_that_allows_no_more_processes() -> None:
+    script = """
+import os
+from tests.engine.cluster import workers
+fork, forked = os.fork, []
+def full():
+    if forked:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    forked.append(True)
+    return fork()
+os.fork = full
+with workers.house() as house:
+    house.nursery.spawn(7, 0, 1).close()
+    print(house.exits())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[Exit(number=7, pid=0, code=1)]\n"
+    assert "no worker can be started: Resource temporarily unavailable" in done.stderr
+
+
 def test_kill(house: workers.House) -> None:
     worker, other = house.spawn(slot=0), house.spawn(slot=1)
     house.nursery.kill(worker.number)

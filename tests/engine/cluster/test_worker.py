@@ -507,6 +507,18 @@ def test_a_cancelled_graph_is_given_up_between_tiles(one: Worker, tmp_path: Path
 # ---------------------------------------------------------------- beside tasks
 
 
+class SetUp:
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights = weights
+
+    def __call__(self) -> None:
+        kept.append(self.weights)
+
+
+def sum_of_kept() -> float:
+    return sum(float(x.sum()) for x in kept)
+
+
 def test_a_function_is_run_beside_tasks(one: Worker, tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     one.start(one.call(gate.wait))
@@ -519,6 +531,17 @@ def test_a_function_is_run_beside_tasks(one: Worker, tmp_path: Path) -> None:
     assert (ran.request, ran.value, str(load_error(ran.error))) == (6, None, "here")
     gate.open()
     one.hear(Finished)
+
+
+def test_what_is_set_up_on_a_worker_stays_as_it_is(one: Worker) -> None:
+    blob = one.house.dump(SetUp(np.ones(MB)))
+    assert isinstance(blob, Stored)
+    assert blob.parts
+    one.say(RunOnWorker(1, blob))
+    assert one.hear(Ran).error is None
+    for part in blob.parts:  # the scheduler sees no reason to keep it
+        one.house.arena.view(*part)[:] = bytes(part[1])
+    assert one.run(sum_of_kept) == MB
 
 
 def test_blocks_go_to_disk(one: Worker) -> None:

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 5e-3
 
 _LOOKS = 20  # of the watcher, one each PATIENCE_SECONDS, at a worker without work before it goes to sleep
 
-IDLE_SECONDS = 0.2
+IDLE_SECONDS = 1.0
 """After so long without work, memory that is only kept to save time is given back."""
 
 Work = TypeVar("Work")

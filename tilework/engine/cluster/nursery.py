@@ -38,6 +38,7 @@ SPARE = 2
 _MESSAGE_BYTES = 1 << 16
 _BURY_SECONDS = 2.0
 _FAILURES = 3
+_PAUSE_MS = 1000
 
 
 class Exit(NamedTuple):
@@ -188,6 +189,7 @@ class _Keeper:
         self._pids: dict[int, int] = {}  # number → pid, of workers
         self._numbers: dict[int, int] = {}  # and back
         self._unsaid: deque[bytes] = deque()
+        self._pause = 0  # ms before the next spare worker is forked
         self._woken = socket.socketpair()  # by signals
 
     def run(self) -> NoReturn:
@@ -205,7 +207,7 @@ class _Keeper:
         poll.register(self._woken[0], select.POLLIN)
         while True:
             poll.register(self._control, select.POLLIN | (select.POLLOUT if self._unsaid else 0))
-            events = poll.poll(None if len(self._spares) >= SPARE else 0)
+            events = poll.poll(None if len(self._spares) >= SPARE else self._pause)
             for descriptor, event in events:
                 if descriptor == self._woken[0].fileno():
                     self._woken[0].recv(4096)
@@ -240,29 +242,42 @@ class _Keeper:
 
     def _place(self, order: Order, data: bytes, descriptor: int) -> None:
         """Give an order to one that waits."""
-        while True:
-            if not self._spares:
-                self._fork()
+        pid = 0
+        while not pid and (self._spares or self._fork()):
             pid, sock = self._spares.popitem()
-            with sock, suppress(ConnectionError):  # it has died, and that signal is still to come
-                socket.send_fds(sock, [data], [descriptor])
-                break
+            try:
+                with sock:
+                    socket.send_fds(sock, [data], [descriptor])
+            except ConnectionError:  # it has died, and that signal is still to come
+                pid = 0
         os.close(descriptor)
-        self._pids[order.number] = pid
-        self._numbers[pid] = order.number
-        self._say("forked", order.number, pid)
+        if pid:
+            self._pids[order.number] = pid
+            self._numbers[pid] = order.number
+            self._say("forked", order.number, pid)
+        else:
+            self._say("exited", order.number, 0, 1)
 
-    def _fork(self) -> None:
-        """One more that waits for its order."""
+    def _fork(self) -> bool:
+        """One more that waits for its order; False if the system allows no more processes."""
         ours, theirs = _pair()
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            self._pause = _PAUSE_MS
+            print(f"no worker can be started: {error.strerror}", file=sys.stderr)  # noqa: T201
+            return False
         if not pid:
             with _child():
                 ours.close()
                 self._be_worker(parent, theirs)
         theirs.close()
         self._spares[pid] = ours
+        self._pause = 0
+        return True
 
     def _be_worker(self, parent: int, orders: socket.socket) -> None:
         os.setsid()
@@ -285,18 +300,18 @@ class _Keeper:
             _kill(pid, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             number = self._numbers.pop(pid, None)
-            if number is None:
-                self._spares.pop(pid).close()
-            else:
+            if number is not None:
                 del self._pids[number]
                 self._say("exited", number, pid, code)
+            elif pid in self._spares:
+                self._spares.pop(pid).close()
 
     def _end(self) -> NoReturn:
-        pids = [*self._spares, *self._numbers]
-        for pid in pids:
+        for pid in [*self._spares, *self._numbers]:
             _kill(pid, signal.SIGKILL)
-        for pid in pids:
-            os.waitpid(pid, 0)
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
         os._exit(0)
 
     def _say(self, *message: object) -> None:

@@ -61,14 +61,13 @@ from tilework.engine.cluster.messages import (
     Spilled,
     Stored,
     Unviewed,
-    Value,
 )
+from tilework.engine.cluster.work import GraphValues, KnownFunction, KnownGraph, Work
 from tilework.engine.kernels import Context
 from tilework.engine.local.budget import describe
 from tilework.engine.local.execute import Executor
 from tilework.engine.local.heap import HeapTrimmer
 from tilework.engine.local.sizeof import sizeof
-from tilework.engine.taskgraph import TaskGraph
 
 WARM_SHARE = 8
 """1 / this of a worker's memory may lie idle in its slot, to be used again."""
@@ -97,15 +96,15 @@ def main(sock: socket, order: Order, arena: Arena, memory_limit: int) -> None:
 # ---------------------------------------------------------------- for tasks
 
 
-class Here(threading.local):
+class _Here(threading.local):
     """What runs in this thread."""
 
     worker: Worker | None = None
     task: int | None = None
-    work: _Work | None = None
+    work: Work | None = None
 
 
-_here = Here()
+_here = _Here()
 
 
 class Current(NamedTuple):
@@ -148,114 +147,6 @@ def waiting() -> Iterator[None]:
         worker.unblock()
 
 
-# ---------------------------------------------------------------- what there is to do
-
-
-class _Function:
-    """A user's function, unpickled when it is first called."""
-
-    __slots__ = ("blob", "call", "name")
-
-    def __init__(self, message: Function) -> None:
-        self.blob, self.name = message.blob, message.name
-        self.call: Callable[..., Any] | None = None
-
-    def load(self, arena: Arena) -> Callable[..., Any]:
-        if self.call is None:
-            try:
-                self.call = values.load(self.blob, arena)
-            except Exception as error:
-                error.add_note(
-                    f"while function {self.name!r} was unpickled on a worker, which has the import path and the "
-                    "directory that the cluster was started with"
-                )
-                raise
-        return self.call
-
-
-class _Graph:
-    """A task graph, unpickled when its first task runs."""
-
-    def __init__(self, message: Graph) -> None:
-        self.payload, self.base, self.held = message.payload, message.base, message.held
-        self.forgotten = False  # polled by kernels between tiles
-        self.executors: dict[_Runner, tuple[Executor, _GraphValues]] = {}
-        self.tasks: TaskGraph | None = None
-        self.stage_of = memoryview(b"")
-
-    def load(self, arena: Arena) -> TaskGraph:
-        if self.tasks is None:
-            graph: TaskGraph = values.load(self.payload, arena)
-            self.stage_of = np.repeat(np.arange(len(graph.stages), dtype=np.int32), np.diff(graph.offsets)).data
-            self.tasks = graph
-        return self.tasks
-
-    def block(self, task: int) -> int:
-        """The scheduler's number of a task of this graph."""
-        return self.held[task] if task in self.held else self.base + task
-
-    def inputs(self, task: int, arena: Arena) -> set[int]:
-        """The blocks that a task needs."""
-        graph = self.load(arena)
-        needed = graph.deps[graph.indptr[task] : graph.indptr[task + 1]].tolist()
-        return set(map(self.block, needed))
-
-
-class _Values(dict[int, Any]):
-    """Objects of a batch by block: what it needs, loaded when it is asked for, and its own inner values."""
-
-    def __init__(self, batch: Batch, inputs: Inputs) -> None:
-        self._places, self._inputs = batch.inputs, inputs
-
-    def __missing__(self, block: int) -> Any:
-        value = self[block] = self._inputs.load(block, self._places[block])
-        return value
-
-
-class _GraphValues(dict[int, Any]):
-    """The same by task of a graph. Empty but for the task that has just run: the executor puts it there."""
-
-    def __init__(self, graph: _Graph) -> None:
-        self._graph = graph
-        self.batch: dict[int, Any] = {}
-
-    def __missing__(self, task: int) -> Any:
-        return self.batch[self._graph.block(task)]
-
-
-class _Work:
-    """A batch, and how far it has come.
-
-    Attributes
-    ----------
-    left
-        Positions of the tasks that are not started. Its thread takes from the left; whoever hears that they are wanted
-        back takes from the right.
-    results, sizes
-        Of those that are done. None for inner values, unless it turns out that they are needed.
-    lent
-        Extents that the scheduler keeps until it has heard of the end of this batch.
-    """
-
-    __slots__ = ("batch", "left", "lent", "results", "sizes", "uses", "values")
-
-    def __init__(self, batch: Batch, inputs: Inputs) -> None:
-        self.batch = batch
-        self.left = deque(range(len(batch.tasks)))
-        self.values = _Values(batch, inputs)
-        self.results: list[Value | None] = []
-        self.sizes: list[int] = []
-        self.uses = dict(batch.inner)  # of inner values, still to come
-        self.lent: list[tuple[int, int]] = []
-        for value in batch.inputs.values():
-            self.lend(value)
-
-    def lend(self, value: Value) -> None:
-        if type(value) is Stored:
-            self.lent.extend(value.extents)
-            self.lent.extend(value.borrowed)
-
-
 # ---------------------------------------------------------------- the process
 
 
@@ -279,12 +170,12 @@ class Worker:
         self.slot = Slot(arena, order.slot, memory_limit // WARM_SHARE)
         self.inputs = Inputs(arena)
         self.outbox = Outbox(channel)
-        self.inbox: Inbox[_Work | SpillBlocks] = Inbox(channel, self._hear, self._rest)
+        self.inbox: Inbox[Work | SpillBlocks] = Inbox(channel, self._hear, self._rest)
         self.heap = HeapTrimmer(memory_limit)
-        self.functions: dict[int, _Function] = {}
-        self.graphs: dict[int, _Graph] = {}
+        self.functions: dict[int, KnownFunction] = {}
+        self.graphs: dict[int, KnownGraph] = {}
         self.lock = Lock()  # for what follows
-        self.works: dict[int, _Work] = {}  # by number of the batch: what has not been reported
+        self.works: dict[int, Work] = {}  # by number of the batch: what has not been reported
         self._threads: dict[int, Thread | None] = {0: None}  # by number on the board; None is the main thread
         self._blocked = 0  # how many of them wait for other tasks
 
@@ -319,7 +210,7 @@ class Worker:
             del self._threads[number]
             return True
 
-    def block(self, work: _Work | None) -> None:
+    def block(self, work: Work | None) -> None:
         """A task begins to wait for others."""
         with self.lock:
             if work is not None and work.left:
@@ -337,17 +228,17 @@ class Worker:
 
     # ------------------------------------------------------------ what the scheduler says
 
-    def _hear(self, message: Any) -> _Work | SpillBlocks | None:
+    def _hear(self, message: Any) -> Work | SpillBlocks | None:
         kind = type(message)
         if kind is Batch:
-            work = self.works[message.number] = _Work(message, self.inputs)
+            work = self.works[message.number] = Work(message, self.inputs)
             return work
         if kind is Free:
             self.slot.free(message.extents)
         elif kind is Function:
-            self.functions[message.number] = _Function(message)
+            self.functions[message.number] = KnownFunction(message)
         elif kind is Graph:
-            self.graphs[message.number] = _Graph(message)
+            self.graphs[message.number] = KnownGraph(message)
         elif kind is GiveBack:
             self._give_back(message.batches)
         elif kind is SpillBlocks:
@@ -372,7 +263,7 @@ class Worker:
                 else:
                     self.give_back(work)
 
-    def give_back(self, work: _Work) -> None:
+    def give_back(self, work: Work) -> None:
         """Give back what is not started. With the lock, so that it is said before the batch is reported."""
         n = 0
         while work.left:
@@ -394,7 +285,8 @@ class Worker:
 
     def _run_aside(self, message: RunOnWorker) -> None:
         try:
-            value, _ = values.dump(values.load(message.blob, self.arena)(), self.slot)
+            # Copied, for what it sets up may stay here, and its memory will not.
+            value, _ = values.dump(values.load_copy(message.blob, self.arena)(), self.slot)
         except BaseException as error:  # the user's, SystemExit included
             self.outbox.post(Ran(message.request, None, values.dump_error(error)))
         else:
@@ -413,7 +305,8 @@ class Worker:
         if self.works:  # another thread is busy
             return
         self.inputs.clear()
-        gc.collect()  # cycles, of errors for example, may look at the arena
+        if self.inputs.in_view:
+            gc.collect()  # it may be cycles that look at it, those of errors for example
         self.slot.trim()
         self.heap.trim()
         self.say_unviewed()
@@ -452,7 +345,7 @@ class _Runner:
             traceback.print_exc()
             os._exit(1)
 
-    def _run(self, work: _Work) -> None:
+    def _run(self, work: Work) -> None:
         start = monotonic()
         _here.work = work
         error = None
@@ -466,7 +359,7 @@ class _Runner:
         self._report(work, start, error)
         self._worker.heap.look()
 
-    def _read_back(self, work: _Work) -> None:
+    def _read_back(self, work: Work) -> None:
         """What lies on disk, before anything else."""
         places = work.batch.inputs
         loaded = {
@@ -485,7 +378,7 @@ class _Runner:
         for value in loaded.values():
             work.lend(value)
 
-    def _tasks(self, work: _Work) -> None:
+    def _tasks(self, work: Work) -> None:
         """Run what is left, until the results weigh too much."""
         batch, take, mark = work.batch, work.left.popleft, self._mark
         allowance = batch.allowance
@@ -512,7 +405,7 @@ class _Runner:
             if work.uses:
                 self._used(work, todo)
 
-    def _call(self, work: _Work, task: int, todo: CallTask) -> Any:
+    def _call(self, work: Work, task: int, todo: CallTask) -> Any:
         function = self._worker.functions[todo.function]
         call = function.call or function.load(self._arena)
         packed = todo.args
@@ -522,7 +415,7 @@ class _Runner:
             args, kwargs = values.fill(args, found), values.fill(kwargs, found)
         return call(*args, **kwargs)
 
-    def _block(self, work: _Work, todo: BlockTask) -> Any:
+    def _block(self, work: Work, todo: BlockTask) -> Any:
         if todo.scratch is not None:
             return values.load(todo.scratch, self._arena)
         graph = self._worker.graphs[todo.graph]
@@ -538,13 +431,13 @@ class _Runner:
         finally:
             blocks.batch = {}
 
-    def _executor(self, graph: _Graph) -> tuple[Executor, _GraphValues]:
-        tasks, blocks = graph.load(self._arena), _GraphValues(graph)
+    def _executor(self, graph: KnownGraph) -> tuple[Executor, GraphValues]:
+        tasks, blocks = graph.load(self._arena), GraphValues(graph)
         context = Context(self._slot, self._worker.order.threads, lambda: graph.forgotten)
         found = graph.executors[self] = Executor(tasks, graph.stage_of, blocks, context), blocks
         return found
 
-    def _store(self, work: _Work, task: int, value: Any) -> int:
+    def _store(self, work: Work, task: int, value: Any) -> int:
         """Make a value ready to travel. If a later task of this batch needs it, that reads it like any other."""
         result, size = values.dump(value, self._slot, work.lent)
         if len(work.batch.tasks) > 1:
@@ -553,7 +446,7 @@ class _Runner:
         work.results.append(result)
         return size
 
-    def _used(self, work: _Work, todo: CallTask | BlockTask) -> None:
+    def _used(self, work: Work, todo: CallTask | BlockTask) -> None:
         """A task has run: drop the inner values that no other one needs."""
         if isinstance(todo, CallTask):
             needed = set(todo.inputs)
@@ -566,7 +459,7 @@ class _Runner:
 
     # ------------------------------------------------------------ the end of a batch
 
-    def _report(self, work: _Work, start: float, error: bytes | None) -> None:
+    def _report(self, work: Work, start: float, error: bytes | None) -> None:
         worker, batch = self._worker, work.batch
         with worker.lock:  # nobody takes anything back from here on
             del worker.works[batch.number]
@@ -583,7 +476,7 @@ class _Runner:
             worker.outbox.post(Finished(batch.number, work.results, work.sizes, start, stop, viewed))
         worker.say_unviewed()
 
-    def _keep_inner(self, work: _Work) -> bytes | None:
+    def _keep_inner(self, work: Work) -> bytes | None:
         """Store the inner values that are needed after all, since not all tasks that use them have run."""
         for position, task in enumerate(work.batch.tasks[: len(work.results)]):
             if work.uses.get(task):
