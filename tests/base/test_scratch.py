@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tilework.base.scratch import ScratchFile
+from tilework.base.errors import InternalError
+from tilework.base.scratch import ScratchFile, punch_hole
 
 
 def test_places_are_written_and_read_in_any_order(tmp_path: Path) -> None:
@@ -58,6 +59,39 @@ def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
 def test_it_stays_in_its_process(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="stays in its process"):
         pickle.dumps(ScratchFile(str(tmp_path)))
+
+
+def test_a_range_of_a_file_that_others_have_open_too(tmp_path: Path) -> None:
+    file = ScratchFile(str(tmp_path))
+    first, second = (ScratchFile.shared(file.fileno(), start, 100) for start in (1000, 1100))
+    first.write([memoryview(b"a" * 100)], 0)
+    second.write([memoryview(b"b" * 50), memoryview(b"c" * 10)], 40)
+    back = bytearray(200)
+    file.read([memoryview(back)], 1000)
+    assert bytes(back) == b"a" * 100 + bytes(40) + b"b" * 50 + b"c" * 10
+    assert second.shared_range() == (1100, 100)
+    for beyond in (91, 100, 5000):
+        with pytest.raises(InternalError, match="of a scratch space of 100"):
+            first.read([memoryview(bytearray(10))], beyond)
+    del first, second
+    assert os.fstat(file.fileno()).st_size == 1200, "it is not theirs to close"
+    with pytest.raises(TypeError, match="stays in its process"):
+        file.shared_range()
+
+
+def test_holes_take_no_space(tmp_path: Path) -> None:
+    file = ScratchFile(str(tmp_path))
+    file.write([memoryview(b"x" * (1 << 20))], 0)
+    before = os.fstat(file.fileno())
+    punch_hole(file.fileno(), 1 << 16, 1 << 19)
+    after = os.fstat(file.fileno())
+    assert after.st_size == before.st_size
+    assert after.st_blocks * 512 <= before.st_blocks * 512 - (1 << 19) + (1 << 13)
+    back = bytearray(4)
+    file.read([memoryview(back)], (1 << 16) - 2)
+    assert bytes(back) == b"xx\0\0"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        punch_hole(-1, 0, 10)
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
