@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from tilework import session
 from tilework.base.errors import ClusterClosedError, TileworkError
 from tilework.base.sizes import parse_time
+from tilework.delayed.core import Delayed
 from tilework.distributed import html, registry
 from tilework.engine.cluster.link import ERROR, FINISHED, PENDING, Link, State
+from tilework.plan import build
+from tilework.plan.ops import Node
 
 if TYPE_CHECKING:
     from tilework.distributed.client import Client
@@ -73,6 +76,14 @@ class Future:
     @property
     def key(self) -> str:
         return self.state.key
+
+    @property
+    def node(self) -> Node:
+        """Plan node of the value: a future is something lazy like others, inside plans and for ``compute``."""
+        return build.held_value(self, self.state.label)
+
+    def __tilework_rebuild__(self, node: Node) -> Future | Delayed:
+        return self if getattr(node, "handle", None) is self else Delayed(node)
 
     @property
     def status(self) -> str:

@@ -47,12 +47,20 @@ class Handle(Protocol):
     fetch it.
     """
 
-    number: int
-    """The future's number on its cluster."""
-    key: str
-    """Names the value: equal keys promise equal values."""
-    cluster: Any
-    """What tells clusters apart."""
+    @property
+    def number(self) -> int:
+        """The future's number on its cluster."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Names the value: equal keys promise equal values."""
+        ...
+
+    @property
+    def cluster(self) -> Any:
+        """What tells clusters apart."""
+        ...
 
     def result(self) -> Any:
         """Wait for the value, and return it. Raises what making it raised."""
