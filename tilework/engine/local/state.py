@@ -238,11 +238,13 @@ class Scheduler(GrowingTasks):
                         ready.append(user)
         self.held += sum(sizes)
         self.peak = max(self.peak, self.held + self.reserved)
-        self.unblock(ready)
-        self.move("release", freed)
-        for block in freed:
-            self.held -= weights[block]
-        self._forget(freed)
+        if ready:
+            self.unblock(ready)
+        if freed:
+            self.move("release", freed)
+            for block in freed:
+                self.held -= weights[block]
+            self._forget(freed)
         if self.queue.terms:
             self.queue.forget(tasks)
 
@@ -415,22 +417,24 @@ class Scheduler(GrowingTasks):
 
     def _admit(self, worker: int, run: Run, terms: Terms | None) -> Run:
         """Fill the batch and enter it into the books."""
-        if terms is None:
-            self._fill(run, self.queue.passed, self.queue.n, None)
-        elif terms[1]:
+        seconds = self.batch_seconds / max(1, self.workers - len(self.running))  # less while others are idle, too
+        seconds -= self.seconds[self.stage_of[run.tasks[0]]]
+        if terms is not None and terms[1]:
             run.alone = True
-        else:
-            self._fill(run, self.queue.apart[terms], 0, terms)
+        elif seconds > 0:
+            passed, n = (self.queue.passed, self.queue.n) if terms is None else (self.queue.apart[terms], 0)
+            self._fill(run, seconds, passed, n, terms)
         self.move("assign", run.tasks)
-        self.move("load", run.loads)
+        if run.loads:
+            self.move("load", run.loads)
         self.running[worker] = run
         self.reserved += run.reserved
         self.peak = max(self.peak, self.held + self.reserved)
         run.allowance = run.reserved + self._extra
         return run
 
-    def _fill(self, run: Run, passed: list[int], n: int, terms: Terms | None) -> None:
-        """Add tasks of about a millisecond to a batch of one: the lowest ranks that are ready, or will be within it.
+    def _fill(self, run: Run, seconds: float, passed: list[int], n: int, terms: Terms | None) -> None:
+        """Add tasks of so many seconds to a batch of one: the lowest ranks that are ready, or will be within it.
 
         Those that are ready are in ``order[:n]``, and in the heap ``passed`` under these ``terms``.
         This and ``finished`` are what a task costs. What the queue does is therefore repeated here in line.
@@ -444,7 +448,6 @@ class Scheduler(GrowingTasks):
         inputs: dict[int, int] = {}  # inputs in this batch, of tasks that need more than those
         tasks, scratch, total = run.tasks, run.scratch, run.reserved
         task, most = tasks[0], min(self.room, total + self._extra)
-        seconds = self.batch_seconds / max(1, self.workers - len(self.running)) - costs[stage_of[task]]
         while seconds > 0 and len(tasks) < self.batch_tasks:
             first, stop = users_indptr[task], users_indptr[task + 1]
             while first < stop:
