@@ -383,14 +383,15 @@ class Slot:
 
     def extent_at(self, offset: int) -> tuple[int, _Extent] | None:
         """The extent of this slot that an address lies in, if arrays here look at it."""
+        if self.arena.slot_of(offset) != self.number:
+            return None
         found = self._extents.get(offset)
         if found is not None:
             return (offset, found) if found.leased else None
         with self._lock:
-            for start, extent in self._extents.items():
-                if extent.leased and start < offset < start + extent.size:
-                    return start, extent
-        return None
+            around = [one for one in self._extents.items() if one[0] < offset < one[0] + one[1].size and one[1].leased]
+        self._settle()
+        return around[0] if around else None
 
     def lend(self, offset: int) -> None:
         """The scheduler gets an extent that arrays here look at."""

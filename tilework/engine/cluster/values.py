@@ -143,8 +143,8 @@ def _pickled(value: Any, slot: Slot) -> tuple[bytes, list[pickle.PickleBuffer]]:
         _CloudPickler(file, 5, buffer_callback=stays).dump(value)
     except Exception as error:
         error.add_note(
-            f"so this {type(value).__qualname__} cannot be given to another process. Make such things inside the task "
-            'that needs them, return a list instead of a generator, or use scheduler="threads"'
+            f"so this {type(value).__qualname__}, or something in it, cannot be given to another process. Make such "
+            'things inside the task that needs them, use a list instead of a generator, or use scheduler="threads"'
         )
         raise
     return file.getvalue(), buffers
