@@ -169,6 +169,19 @@ def test_ctrl_c_in_the_terminal_is_for_the_owner_alone(watch: leaks.Watch) -> No
     assert errors == ""
 
 
+def test_ctrl_c_while_it_starts(
+    watch: leaks.Watch, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "_hear", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(CONFIG)
+    assert watch.processes() == {}
+    assert capfd.readouterr().err == ""
+
+
 def test_one_that_nobody_owns_goes_on_and_ends_when_idle(watch: leaks.Watch, tmp_path: Path) -> None:
     script = (
         "from tilework.engine.cluster import launch\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -132,6 +133,20 @@ def test_workers_draw_different_random_numbers(house: workers.House) -> None:
     drawn = [house.spawn(slot=k).run(draw) for k in range(3)]
     assert len({x for x, _ in drawn}) == 3
     assert len({y for _, y in drawn}) == 3
+
+
+def test_the_system_kills_workers_first(house: workers.House) -> None:
+    mine = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int(Path(f"/proc/{house.spawn().pid}/oom_score_adj").read_text()) == 500 > mine
+
+
+def test_a_crash_tells_where_it_was(capfd: pytest.CaptureFixture[str], house: workers.House) -> None:
+    worker = house.spawn()
+    worker.start(worker.call(ctypes.string_at, 0))
+    assert house.exits() == [(worker.number, worker.pid, -signal.SIGSEGV)]
+    errors = capfd.readouterr().err
+    assert "Segmentation fault" in errors
+    assert "string_at" in errors
 
 
 def test_signals_of_the_terminal_are_not_heard(house: workers.House) -> None:

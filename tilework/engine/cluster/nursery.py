@@ -283,6 +283,8 @@ class _Keeper:
         os.setsid()
         boot.die_with_parent(parent, signal.SIGKILL)
         boot.name_process("tw-spare")
+        with suppress(OSError):  # if memory runs out, a worker can be spared; a user's session and the scheduler cannot
+            Path("/proc/self/oom_score_adj").write_text("500")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for sock in (self._control, *self._woken, *self._spares.values()):

@@ -40,7 +40,10 @@ def main(config: ClusterConfig, lifeline: int) -> None:
         if isinstance(error, TileworkError | OSError):
             sys.exit(1)
         raise
-    owner.send(pickle.dumps(started))
+    try:
+        owner.send(pickle.dumps(started))
+    except BrokenPipeError:
+        server.end("nobody waits for it any more")
     server.serve()
 
 

@@ -10,6 +10,7 @@ Nothing that a task raises ends the worker, SystemExit included. What ends the p
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -85,6 +86,7 @@ class Order(NamedTuple):
 
 def main(sock: socket, order: Order, arena: Arena, memory_limit: int) -> None:
     """Body of a worker process, until it is told to leave."""
+    faulthandler.enable(2)  # where in Python it was when compiled code crashes
     if "numpy.random" in sys.modules:
         np.random.seed()  # all workers have inherited the same state; Python's own `random` sees to itself
     config.set(scheduler="sync")
