@@ -1,12 +1,14 @@
-"""Made-up runs: task graphs without work in them, and the events that an engine would send."""
+"""Made-up runs: task graphs without work in them, and the events that an engine would send. A status page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
+from tests.diagnostics.visitors import NOW, TOKEN
+from tilework.diagnostics.status import StatusServer, serve
 from tilework.engine.events import BatchFinished, Listener, RunFinished, RunStarted
 from tilework.engine.taskgraph import TaskGraph
 from tilework.plan.stages import Calls, Stage
@@ -54,3 +56,10 @@ def graph() -> TaskGraph:
 @pytest.fixture
 def played() -> Callable[..., None]:
     return play
+
+
+@pytest.fixture
+def page() -> Iterator[StatusServer]:
+    server = serve(lambda: NOW, token=TOKEN)
+    yield server
+    server.close()
