@@ -295,12 +295,13 @@ def persist(*things: Any, traverse: bool = True, optimize_graph: bool = True, **
     placing: dict[str, Any] = {name: options.pop(name) for name in ("priority", "only") if name in options}
     settings = _settings(options)
     found, rebuild = _unpack(things, traverse)
-    distinct = list(dict.fromkeys(c.node for c in found))
+    nodes = [c.node for c in found]
+    distinct = list(dict.fromkeys(nodes))
     if isinstance(_engine(settings), RemoteEngine):
         kept = _held(distinct, settings, optimize_graph, placing)
     else:
         kept = _kept(distinct, settings, optimize_graph)
-    return tuple(rebuild([c.__tilework_rebuild__(kept[c.node]) for c in found]))
+    return tuple(rebuild([c.__tilework_rebuild__(kept[node]) for c, node in zip(found, nodes, strict=True)]))
 
 
 def _kept(distinct: Sequence[Node], settings: config.Settings, optimize_graph: bool) -> dict[Node, Node]:
