@@ -140,7 +140,8 @@ def test_the_system_kills_workers_first(house: workers.House) -> None:
     assert int(Path(f"/proc/{house.spawn().pid}/oom_score_adj").read_text()) == 500 > mine
 
 
-def test_a_crash_tells_where_it_was(capfd: pytest.CaptureFixture[str], house: workers.House) -> None:
+def test_a_crash_tells_where_it_was(house: workers.House, capfd: pytest.CaptureFixture[str]) -> None:
+    house.start_anew()
     worker = house.spawn()
     worker.start(worker.call(ctypes.string_at, 0))
     assert house.exits() == [(worker.number, worker.pid, -signal.SIGSEGV)]
