@@ -104,3 +104,7 @@ def main() -> None:
     if isinstance(value, Told):
         report, value = report | value.figures, value.answer
     print(json.dumps({**report, "answer": answer_of(value)}))
+
+
+if __name__ == "__main__":
+    main()

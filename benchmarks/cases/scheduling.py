@@ -1,14 +1,13 @@
 """The scheduler core alone: what an event costs it, with workers and time that are only imagined.
 
-The graph is ``((x + 1) * 2 - x.mean(axis=0)).sum()`` over a square of chunks, tasks take about a second (by chance, with
-a seed) and so go one by one: each is two events, "give me work" and "it is done". Measured is the whole simulation, so
-what simulating costs is in it.
+The graph is ``((x + 1) * 2 - x.mean(axis=0)).sum()`` over a square of chunks. Tasks take about a second (by chance,
+with a seed), and so go one by one: each is two events, "give me work" and "it is done". Measured is the whole
+simulation, so what simulating costs is in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from benchmarks.case import Case, Work
 
@@ -40,7 +39,7 @@ def case(name: str, side: int, tasks: int) -> Case:
     peers = {"tilework": simulated(side, 1000), **{f"the same, {n} workers": simulated(side, n) for n in (100, 10)}}
     return Case(
         name, f"The scheduler core, simulated: 1,000 workers, {tasks:,} tasks", peers,
-        "at most 10 µs an event, which is 20 µs a task, however many tasks and workers", per=tasks, warm=False, rounds=2,
+        "at most 10 µs an event (20 µs a task), however many tasks and workers", per=tasks, warm=False, rounds=2,
     )  # fmt: skip
 
 

@@ -117,7 +117,7 @@ class Simulation:
             self._doing[credit] = self._entries
 
     def _hand_out(self) -> None:
-        """Ask for workers without a batch, until one gets nothing (that others may have: bound tasks are not for all)."""
+        """Ask for workers without a batch, until one gets nothing; all of them if some tasks are not for everybody."""
         core, idle = self._core, self._idle
         k = len(idle)
         while k and core.has_ready:
