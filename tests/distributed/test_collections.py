@@ -154,7 +154,7 @@ def wait_a_little() -> None:
 
 
 def test_what_is_persisted_is_let_go_with_the_last_reference(client: Client) -> None:
-    held = ta.ones((1000, 1000), chunks=500).persist()
+    held = (array() + 1).persist()
     wait(held)
     numbers = [future.number for future in futures_of(held)]
     assert all(client.link.request("who_has", numbers).values())
