@@ -94,6 +94,14 @@ def test_holes_take_no_space(tmp_path: Path) -> None:
         punch_hole(-1, 0, 10)
 
 
+def test_file_systems_without_holes() -> None:
+    with open("/proc/self/comm", "r+b", buffering=0) as file:
+        name = file.read()
+        punch_hole(file.fileno(), 0, 2)
+        file.seek(0)
+        assert file.read() == name
+
+
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ScratchFile(str(tmp_path / "nowhere"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import IO, Any
 
 from tilework.base.errors import InternalError, StorageError
@@ -130,15 +132,17 @@ def place(directory: str | None) -> str:
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 
 
-def punch_hole(descriptor: int, offset: int, size: int) -> None:
-    """Give the space of a part of a file back to the system. What is read there is zeros. Linux only.
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
-    Raises
-    ------
-    OSError
-        If the file system cannot do that; all is as it was.
+
+def punch_hole(descriptor: int, offset: int, size: int) -> None:
+    """Give the space of a part of a file back to the system, if its file system can do that. Linux only.
+
+    Nobody may expect anything of what is read there afterwards. Where it cannot be done the space is given back with
+    the file.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     args = (ctypes.c_int(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(size))
-    if libc.fallocate(descriptor, *args):
+    if _libc().fallocate(descriptor, *args) and ctypes.get_errno() not in (errno.EOPNOTSUPP, errno.ENOSYS):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

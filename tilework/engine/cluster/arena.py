@@ -101,10 +101,13 @@ class Arena:
             raise UnsupportedError(
                 'clusters of processes need Linux: they share memory by memfd_create. Use scheduler="threads"'
             )
+        descriptor = -1
         try:
             descriptor = os.memfd_create("tilework", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, _first(slots) + slots * slot_bytes)
         except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
             raise UnsupportedError(
                 f"cannot make shared memory with {slots} slots of {format_bytes(slot_bytes)}: {error}. A limit on the "
                 'size of files (ulimit -f) or a sandbox may forbid it; lift it, or use scheduler="threads"'
