@@ -329,8 +329,11 @@ class Futures:
             call = calls.pop(task, None)
             if call is None:
                 self._one_less(task)
-            elif type(call.args) is not bytes:
-                self.blocks.unref(call.args)
+            else:
+                if type(call.args) is not bytes:
+                    self.blocks.unref(call.args)
+                if self.retries:
+                    self.retries.pop(task, None)
             future = future_of.get(task)
             if future is None:
                 continue
@@ -417,7 +420,7 @@ class Futures:
         graph.left -= 1
         if error is not None:
             graph.failed += 1
-            if graph.last not in self.failures:
+            if graph.last in self.holders.future_of and graph.last not in self.failures:
                 self.fail([graph.last], error)
         elif not graph.left:
             if not graph.failed:
@@ -475,13 +478,17 @@ class Futures:
         self.fail(failed, CANCELLED)
         return failed
 
-    def retry(self, futures: Iterable[int]) -> None:
-        """Try failed futures again, and the failed tasks that they need."""
+    def retry(self, client: Client, futures: Iterable[int]) -> None:
+        """Try failed futures again, and the failed tasks that they need. Those that cannot be are told so again."""
         failed: list[int] = []
         for future in futures:
             task = self.holders.task_of.get(future)
-            if task is not None and task in self.failures:
-                failed += [task] if task >= 0 else self._failed_of(self.graphs[~task])
+            again = [] if task is None or task not in self.failures else [task] if task >= 0 else self._failed_of(task)
+            failed += again
+            if task is None:
+                self.holders.tell(client, Erred([future], CANCELLED, True))
+            elif not again:
+                self.tell(client, future, task)
         for task in self.core.retry(failed):
             del self.failures[task]
             self.operations[self.core.stage_of[task]].failed -= 1
@@ -526,14 +533,16 @@ class Futures:
         self.core.release([task for task in tasks if task >= 0] if whole else tasks)
 
     def _one_future_less(self, task: int) -> None:
-        """A graph of which nobody has a future any more need not go on."""
+        """A graph of which nobody has a future any more need not go on, unless tasks that are not its own need it."""
         graph = self.graph_of(task)
+        if task < 0:
+            self.failures.pop(task, None)
         if graph is not None:
             graph.futures -= 1
-            if task < 0:
-                self.failures.pop(task, None)
             if not graph.futures and graph.left:
-                self.fail(self.core.cancel(self.unfinished(graph)), CANCELLED)
+                unfinished, states, later = self.unfinished(graph), self.core.states, self.core.later
+                if not any(states[user] <= RUNNING for task in unfinished for user in later.get(task, ())):
+                    self.fail(self.core.cancel(unfinished), CANCELLED)
 
     def client_gone(self, client: Client) -> None:
         """A client has left, or vanished. ``collect`` must follow."""
@@ -583,7 +592,11 @@ class Futures:
         states = self.core.states[graph.base : graph.base + graph.n_tasks]
         return [task for task, state in enumerate(states, graph.base) if state <= RUNNING]
 
-    def _failed_of(self, graph: Graph) -> list[int]:
+    def _failed_of(self, whole: int) -> list[int]:
+        """Tasks of a graph that can be tried again: those that something needs."""
+        graph = self.graphs.get(~whole)
+        if graph is None:
+            return []
         return [task for task in range(graph.base, graph.base + graph.n_tasks) if task in self.failures]
 
     def seconds_left(self, unknown: float) -> float:
