@@ -6,19 +6,26 @@ arrays; only where an operation is *about* blocks (functions of blocks, overlaps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from math import inf, isnan, nan, prod
 from typing import Any
 
+import cloudpickle
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from tilework import session
+from tilework.array.core import Array
 from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.base.tokens import unique_token
+from tilework.delayed.core import Delayed
 from tilework.engine import taskgraph
+from tilework.engine.cluster.processes import ProcessesEngine
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import RunOptions
@@ -574,6 +581,16 @@ def assert_equal(outputs: Sequence[Node], results: Sequence[Any]) -> None:
         assert np.array_equal(result, want)
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessesEngine]:
+    here = sys.modules[__name__]  # which workers cannot import
+    cloudpickle.register_pickle_by_value(here)
+    engine = ProcessesEngine(2, MEMORY)
+    yield engine
+    engine.close()
+    cloudpickle.unregister_pickle_by_value(here)
+
+
 slow = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
@@ -581,6 +598,14 @@ slow = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, H
 @given(programs(), st.booleans(), st.booleans(), st.sampled_from([inf, 0, 500]))
 def test_a_program_gives_what_numpy_gives(outputs: list[Node], again: bool, rules: bool, hold_bytes: float) -> None:
     assert_equal(outputs, Planned(outputs, again, rules, hold_bytes).run())
+
+
+@settings(slow, max_examples=100)
+@given(programs())
+def test_processes_give_what_numpy_gives(processes: ProcessesEngine, outputs: list[Node]) -> None:
+    assume(not any(isinstance(node, ops.HeldArray | ops.HeldValue) for node in topological(outputs)))  # no real ones
+    things = [Array(node) if isinstance(node, ArrayNode) else Delayed(node) for node in outputs]
+    assert_equal(outputs, session.compute(*things, scheduler=processes))
 
 
 @settings(slow, max_examples=100)
