@@ -234,7 +234,7 @@ class _Measured:
 
     def __init__(self, record: RunRecord) -> None:
         self._record = record
-        self._meter = MemoryMeter(children=False)  # all engines work in this process
+        self._meter = MemoryMeter(children=False)  # what a cluster takes is its own business
 
     def __call__(self, event: RunEvent) -> None:
         self._record(event)
