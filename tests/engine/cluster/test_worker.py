@@ -33,6 +33,7 @@ from tilework.engine.cluster.messages import (
     Finished,
     Forget,
     Free,
+    Function,
     GiveBack,
     Leave,
     Loaded,
@@ -117,6 +118,23 @@ def test_memory_that_is_free_again_is_used_again(one: Worker) -> None:
 def test_functions_of_main_and_lambdas(one: Worker) -> None:
     secret = 42
     assert one.run(lambda x: x + secret, 1) == 43
+
+
+def test_a_functions_own_arrays_are_its_own(one: Worker) -> None:
+    weights = np.ones(MB)
+
+    def count() -> float:
+        weights[0] += 1
+        return float(weights.sum())
+
+    blob = one.house.dump(count)
+    assert isinstance(blob, Stored)
+    one.say(Function(99, blob, "count"))
+    task = one.call(abs, 1)._replace(function=99, args=one.house.dump(((), {})))
+    assert one.results(task) == [MB + 1]
+    for part in blob.parts:
+        one.house.arena.view(*part)[:] = bytes(part[1])
+    assert one.results(task) == [MB + 2]
 
 
 def test_what_a_task_raises(one: Worker) -> None:

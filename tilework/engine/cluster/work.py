@@ -19,7 +19,10 @@ from tilework.engine.taskgraph import TaskGraph
 
 
 class KnownFunction:
-    """A user's function, unpickled when it is first called."""
+    """A user's function, unpickled when it is first called.
+
+    Large arrays in it are copied: it may keep them somewhere, or change them, and then be forgotten.
+    """
 
     __slots__ = ("_blob", "_lock", "_name", "call")
 
@@ -32,12 +35,12 @@ class KnownFunction:
         with self._lock:
             if self.call is None:
                 with _unpickling(f"function {self._name!r}"):
-                    self.call = values.load(self._blob, arena)
+                    self.call = values.load_copy(self._blob, arena)
             return self.call
 
 
 class KnownGraph:
-    """A task graph, unpickled when its first task runs."""
+    """A task graph, unpickled when its first task runs. Its arrays are views, good until it is forgotten."""
 
     def __init__(self, message: Graph) -> None:
         self._payload, self._base, self._held = message.payload, message.base, message.held
