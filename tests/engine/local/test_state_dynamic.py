@@ -10,9 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tilework.base.errors import InternalError
 from tilework.engine.local.check import Watched
 from tilework.engine.local.states import (
     FAILED,
+    HELD,
     RELEASED,
     RUNNING,
     STATES,
@@ -299,4 +301,207 @@ def strategies(dags: Any, graph_of: Any) -> None:
 
 @pytest.mark.usefixtures("strategies")
 class TestStories(Stories.TestCase):
-    settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+# ---------------------------------------------------------------- single rules
+
+
+def given(s: Watched, worker: int, patient: bool = True) -> Run:
+    run = s.next(worker, patient)
+    assert isinstance(run, Run)
+    s.validate()
+    return run
+
+
+def done(s: Watched, worker: int, *weights: int) -> None:
+    s.finished(worker, weights, 1.0)
+    s.validate()
+
+
+def scheduler(limit: int = LIMIT, workers: int = 2) -> tuple[Watched, int]:
+    s = Watched(limit, workers)
+    return s, s.new_stage()
+
+
+def test_what_a_call_weighs_is_learned_from_the_first() -> None:
+    s, stage = scheduler()
+    s.add_calls(4, None, stage)
+    assert given(s, 0).reserved == 0
+    done(s, 0, 40)
+    assert given(s, 0).reserved == 40
+    done(s, 0, 0)
+    assert given(s, 0).reserved == 20, "down by halves"
+    done(s, 0, 60)
+    s.limit = 200
+    assert given(s, 0).reserved == 60, "up at once"
+
+
+def test_an_impatient_worker_spills_while_others_run_and_never_what_they_read() -> None:
+    s, stage = scheduler()
+    read = s.adopt([50, 40])
+    other = read + 1
+    long = s.add_calls(1, [[read]], stage)
+    assert given(s, 0).tasks == [long]
+    s.expected[stage] = 30
+    s.add_calls(1, None, stage)
+    assert s.next(1) is WAIT
+    step = s.next(1, patient=False)
+    assert isinstance(step, Spill)
+    assert step.blocks == [other]
+    user = s.add_calls(1, [[other]], stage, priority=9)
+    s.validate()
+    assert s.next(2, patient=False) is WAIT, f"{user} reads what is on its way out"
+    s.spilled(1, [other])
+    s.validate()
+    assert s.next(1, patient=False) is WAIT, "70 bytes are needed, and what could go has gone"
+    done(s, 0, 0)
+    s.release([read])
+    run = given(s, 1)
+    assert (run.tasks, run.loads, run.reserved) == ([user], [other], 70)
+
+
+def test_the_dead_leave_everything_as_it_was() -> None:
+    s, stage = scheduler(limit=60)
+    block = s.adopt([50])
+    s.add_calls(1, None, stage)
+    s.expected[stage] = 20
+    assert isinstance(s.next(0), Spill)
+    assert s.died(0) == []
+    s.validate()
+    assert s.states[block] == HELD
+    step = s.next(1)
+    assert isinstance(step, Spill), "it could be written, as far as anybody knows"
+    s.spilled(1, step.blocks)
+    user = s.add_calls(1, [[block]], stage, priority=1)
+    assert given(s, 1).loads == [block]
+    assert s.died(1) == [user]
+    s.validate()
+    assert [STATES[s.states[task]] for task in (block, user)] == ["spilled", "ready"]
+    assert s.reserved == 0
+
+
+def test_a_suspect_runs_alone_and_a_bound_task_where_it_must() -> None:
+    s, stage = scheduler()
+    s.seconds[stage] = 1e-6
+    base = s.add_calls(6, None, stage)
+    s.alone([base])
+    s.bind([base + 1, base + 2], [1])
+    runs = [given(s, worker) for worker in (0, 1, 2)]
+    assert [(run.tasks, run.alone) for run in runs] == [
+        ([base], True),
+        ([base + 1, base + 2], False),
+        ([base + 3, base + 4, base + 5], False),
+    ]
+    assert s.died(1) == [base + 1, base + 2]
+    assert s.next(3) is WAIT
+    s.bind([base + 1, base + 2], None)
+    assert given(s, 3).tasks == [base + 1, base + 2]
+
+
+def test_what_is_cancelled_while_it_runs_is_not_kept() -> None:
+    s, stage = scheduler()
+    base = s.add_calls(1, None, stage)
+    user = s.add_calls(1, [[base]], stage)
+    given(s, 0)
+    assert sorted(s.cancel([base])) == [base, user]
+    s.validate()
+    done(s, 0, 30)
+    assert (s.states[base], s.states[user], s.held) == (FAILED, FAILED, 0)
+    assert s.next(0) is STOP
+    assert sorted(s.retry([user])) == [base, user]
+    s.validate()
+    assert given(s, 0).tasks == [base]
+
+
+def test_a_failure_fails_what_needs_it_and_nothing_else() -> None:
+    s, stage = scheduler()
+    source = s.add_calls(1, None, stage)
+    middle = s.add_calls(1, [[source]], stage)
+    last = s.add_calls(1, [[middle]], stage)
+    other = s.add_calls(1, None, stage)
+    assert given(s, 0).tasks == [source]
+    done(s, 0, 10)
+    assert given(s, 0).tasks == [middle]
+    attempt, errored = s.failed(0, [], 1.0, 0)
+    assert (attempt, sorted(errored)) == (None, [middle, last])
+    s.validate()
+    late = s.add_calls(1, [[last]], stage)
+    assert s.states[late] == FAILED, "it came too late"
+    assert given(s, 0).tasks == [other]
+    s.release([source, middle])
+    s.validate()
+    assert s.take_freed() == [], "somebody may yet try again"
+    s.release([last, late])
+    s.validate()
+    assert sorted(s.take_freed()) == [source, middle, last, late]
+    assert s.held == 0
+
+
+def test_what_nobody_wants_any_more_does_not_run() -> None:
+    s, stage = scheduler()
+    first = s.add_calls(1, None, stage)
+    second = s.add_calls(1, [[first]], stage)
+    s.release([first])
+    assert s.take_freed() == []
+    s.release([second])
+    s.validate()
+    assert sorted(s.take_freed()) == [first, second]
+    assert s.next(0) is STOP
+    with pytest.raises(InternalError, match="was released, and is needed again"):
+        s.add_calls(1, [[first]], stage)
+    with pytest.raises(InternalError, match="was released, and is needed again"):
+        s.hold([second])
+    s.validate()
+
+
+def test_a_graph_over_blocks_that_exist(graph_of: Any) -> None:
+    s, _ = scheduler()
+    block = s.adopt([10])
+    base = s.add(graph_of([[], [], [0, 1]], outputs=[2, 0], out=[10, 5, 7]), held={0: block})
+    s.validate()
+    assert [STATES[state] for state in s.states[base:]] == ["released", "ready", "waiting"]
+    assert given(s, 0).tasks == [base + 1]
+    done(s, 0, 5)
+    assert given(s, 0).tasks == [base + 2]
+    done(s, 0, 7)
+    s.release([block])
+    assert s.take_freed() == [base + 1], "the graph's output still is the block"
+    s.release([block, base + 2])
+    assert sorted(s.take_freed()) == [block, base + 2]
+
+
+def test_a_block_that_is_looked_at_stays_in_memory() -> None:
+    s, _ = scheduler(limit=50)
+    base = s.adopt([40, 40])
+    s.pin([base])
+    s.release([base])
+    step = s.next(0, patient=False)
+    assert isinstance(step, Spill)
+    assert step.blocks == [base + 1]
+    s.pin([base + 1])
+    with pytest.raises(InternalError, match="must be kept"):
+        s.spilled(0, step.blocks)
+    s.kept(0, step.blocks, for_good=False)
+    s.validate()
+    assert s.next(0, patient=False) is WAIT, "nothing can go"
+    s.unpin([base])
+    assert s.take_freed() == [base]
+
+
+def test_numbers_of_the_dead_are_used_again() -> None:
+    s, stage = scheduler()
+    s.add_calls(1000, None, stage)
+    kept = s.adopt([1])
+    user = s.add_calls(1, [[kept]], stage, priority=-3)
+    s.release(range(1000))
+    with pytest.raises(InternalError, match="not taken: 1000"):
+        s.renumber()
+    s.take_freed()
+    assert s.renumber() == {kept: 0, user: 1}
+    s.validate()
+    assert s.add_calls(1, None, stage) == 2
+    assert given(s, 0).tasks == [2]
+    assert given(s, 1).tasks == [1]
+    with pytest.raises(InternalError, match="running"):
+        s.renumber()

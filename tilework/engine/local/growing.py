@@ -84,10 +84,8 @@ class GrowingTasks(Tasks):
 
         states = np.where(counts == 0, READY, WAITING).astype(np.uint8)
         states[own] = RELEASED
-        first_stage = len(self.seconds)
-        for s, (a, b) in enumerate(zip(graph.offsets[:-1].tolist(), graph.offsets[1:].tolist(), strict=True)):
-            self.new_stage(learns is not None and learns[s])
-            self.stage_of += [first_stage + s] * (b - a)
+        for s, size in enumerate(np.diff(graph.offsets).tolist()):
+            self.stage_of += [self.new_stage(learns is not None and learns[s])] * size
         edges, user_edges = self.indptr[base], self.users_indptr[base]
         self._extend(base, n, edges + indptr, deps, user_edges + users_indptr[1:], users + np.int32(base))
         self.sizes[base : base + n] = graph.out_bytes.astype(np.int64).data
@@ -100,7 +98,9 @@ class GrowingTasks(Tasks):
 
         for block in number[graph.outputs[own[graph.outputs]]].tolist():
             self.uses[block] += 1
-        self._join_others(base, np.repeat(np.arange(base, base + n), counts), deps)
+        older = deps < base
+        if older.any():
+            self._join(np.repeat(np.arange(base, base + n), counts)[older].tolist(), deps[older].tolist())
         if priority:
             self.queue.offer(t for t in range(base, base + n) if self.states[t] == READY)
         return base
@@ -188,11 +188,6 @@ class GrowingTasks(Tasks):
             self.deps[edges : edges + len(deps)] = deps.data
             self.users[user_edges : user_edges + len(users)] = users.data
 
-    def _join_others(self, base: int, users: np.ndarray, deps: np.ndarray) -> None:
-        older = deps < base
-        if older.any():
-            self._join(users[older].tolist(), deps[older].tolist())
-
     def _join(self, users: Sequence[int], blocks: Sequence[int]) -> None:
         """Enter edges from new tasks to ones of before; what they count on is taken back if it is not so."""
         states, uses, later, remaining = self.states, self.uses, self.later, self.remaining
@@ -234,7 +229,8 @@ class GrowingTasks(Tasks):
         moving = {RUNNING, SPILLING, LOADING}.intersection(self.states)
         if moving or self._freed:
             raise InternalError(
-                f"tasks are renumbered while some are {[STATES[s] for s in moving]}, {self._freed} freed"
+                f"tasks are renumbered while some are {[STATES[s] for s in moving]}, or freed and not taken: "
+                f"{len(self._freed)}"
             )
         states = np.frombuffer(bytes(self.states), np.uint8)
         keep = states != RELEASED

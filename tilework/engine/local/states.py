@@ -2,19 +2,16 @@
 
 ::
 
-                            bind, alone
-                    APART ◀────────────▶ READY ◀──────── WAITING ◀──────────────┐ retry
-                      │      (rejoin)     │    unblock    │  ▲                  │
-                      └─────────┐  assign │        assign │  │ give_back        │
-                                ▼         ▼               ▼  │           fail   │
-                                ───────────── RUNNING ───────┴──────────────▶ FAILED ◀─── (any of the four
-                                                 │ finish                       │          that have not run)
-                     spilled          spill      ▼             release          ▼
-           SPILLED ◀───────── SPILLING ◀─────── HELD ───────────────────────▶ RELEASED
-            │ ▲ │                └───────keep────▶ ▲                            ▲
-       load │ │ └──────────────────────────────────┼───────────── release ──────┘
-            ▼ │ unload             loaded          │
-           LOADING ────────────────────────────────┘
+             unblock           assign            finish          release
+    WAITING ─────────▶ READY ─────────▶ RUNNING ────────▶ HELD ─────────────────▶ RELEASED
+     │ ▲ ▲  set_apart ▼     ▲ rejoin     ▲ ▲ │ │          ▲ │ ▲                        ▲
+     │ │ │             APART ─── assign ─┘ │ │ │     keep │ │ └ loaded ── LOADING ◀─┐   │
+     │ │ └──────────── give_back ──────────┼─┘ │          │ ▼ spill   unload │      │   │
+     └─┼───────────────── assign ──────────┘   │        SPILLING             ▼      │   │
+       │                                  fail │            └── spilled ─▶ SPILLED ─┤   │
+       └────────────────── retry ──────────┐   │                              load ─┘   │
+                  fail                     │   ▼    release                             │
+     WAITING, READY, APART ─────────────▶ FAILED ───────────── (and SPILLED) ───────────┘
 
 Before a task has run its state speaks of the task, afterwards of its block. :data:`TRANSITIONS` is that picture as a
 table, and every change of state goes through it: what the table does not list raises
