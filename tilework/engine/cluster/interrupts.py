@@ -9,7 +9,7 @@ harmless. It uses the C functions: those of ``signal`` convert to enums and back
 from __future__ import annotations
 
 import threading
-from _signal import getsignal, signal
+from _signal import getsignal, signal  # type: ignore[import-not-found]
 from collections.abc import Callable
 from signal import SIGINT
 from types import FrameType, TracebackType

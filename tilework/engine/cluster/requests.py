@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilework.base.errors import ConfigError, TileworkError
 from tilework.engine.cluster.clients import Client
-from tilework.engine.cluster.members import SERVING
+from tilework.engine.cluster.members import SERVING, STARTING
 from tilework.engine.cluster.messages import Reply, Request, Stored, Value
 from tilework.engine.cluster.report import info
 from tilework.engine.cluster.versions import versions
@@ -113,15 +113,24 @@ class Requests:
     # ------------------------------------------------------------ doing
 
     def _run(self, client: Client, say: Say, blob: Value, names: Sequence[int | str] | None) -> None:
-        members, blocks = self._scheduling.members, self._scheduling.blocks
-        serving = {worker.number: worker for worker in self._crew.serving()}
+        """Once those workers serve that are being started: just after its start a cluster has no others."""
+        members = self._scheduling.members
         try:
-            numbers = list(serving) if names is None else members.find(names)
+            numbers = None if names is None else members.find(names)
         except KeyError as error:
             raise ConfigError(f"there is no worker {error.args[0]!r}; there are {sorted(members.workers)}") from None
-        chosen = [serving[number] for number in numbers if number in serving]
+        self._scheduling.blocks.ref(blob)
+        self._waiting.append(
+            (
+                lambda: all(worker.state != STARTING for worker in members.workers.values()),
+                lambda: self._run_now(client, say, blob, numbers),
+            )
+        )
+
+    def _run_now(self, client: Client, say: Say, blob: Value, numbers: Sequence[int] | None) -> None:
+        blocks = self._scheduling.blocks
+        chosen = [worker for worker in self._crew.serving() if numbers is None or worker.number in numbers]
         results: dict[int, tuple[Value | None, bytes | None]] = {}
-        blocks.ref(blob)
 
         def answered(number: int, value: Value | None, error: bytes | None) -> None:
             results[number] = value, error
