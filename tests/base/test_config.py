@@ -278,6 +278,24 @@ def test_schedulers_may_go_in_any_order(order: tuple[int, ...]) -> None:
     config.remove_scheduler(pushed[0])
 
 
+def test_a_forked_process_has_no_scheduler_of_its_parents() -> None:
+    script = """
+import os
+from tilework.base import config
+class Anything:
+    def run(self): ...
+config.set(retries=7)
+config.push_scheduler(Anything())
+config.set(workers=5)
+pid = os.fork()
+if pid == 0:
+    os._exit((config.get().scheduler, config.get().retries, config.get().workers) != ("threads", 7, 5))
+assert os.waitpid(pid, 0)[1] == 0
+assert isinstance(config.get().scheduler, Anything)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_what_is_set_later_stays_when_a_scheduler_goes() -> None:
     """In a process of its own, since such settings are there to stay."""
     script = """

@@ -27,7 +27,7 @@ from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, BlockFunction, Node, Slot
 from tilework.plan.protocols import Region
 from tilework.plan.spec import verify_stages
-from tilework.plan.stages import Assembled, Block, BlockSegment, Held, Leaf, Program, Stage, TileSegment
+from tilework.plan.stages import Assembled, Block, BlockSegment, Calls, Held, Leaf, Program, Stage, TileSegment
 
 BLOCK = 100 * 100 * 8
 
@@ -527,3 +527,19 @@ def test_workers_are_not_told_of_futures() -> None:
     _, x = held()
     lowered = lowered_from([(x + 1).node])
     assert pickle.loads(pickle.dumps(lowered.stages[0])).work == Held(())
+
+
+def test_calls_travel_without_the_plan_that_they_stand_in() -> None:
+    _, x = held()
+    first = ops.Call(max, (3, 4), {}, (), "max", "max", True)
+    call = ops.Call(print, (Slot(0), [Slot(1)]), {"sep": ""}, (first, build.whole(x.node)), "print", "print", False)
+    (calls,) = (stage.work for stage in lowered_from([call]).stages if isinstance(stage.work, Calls))
+    _, there = pickle.loads(pickle.dumps(calls)).calls
+    assert (there.fn, there.args, there.kwargs, there.label, there.flat) == (
+        print,
+        (Slot(0), [Slot(1)]),
+        {"sep": ""},
+        "print",
+        False,
+    )
+    assert there.inputs == (None, None)

@@ -320,6 +320,18 @@ class _Change:
             self._token = None
 
 
+def _after_fork() -> None:
+    """In a forked child: the parent's clients are not the child's."""
+    global _lock
+    _lock = threading.Lock()
+    _pending[:] = [entry for entry in _pending if entry[0] is _nobody or isinstance(entry[0], weakref.ref)]
+    _rebuild()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _rebuild() -> None:
     """Recompute what holds globally. Called with the lock held."""
     global _base, _global

@@ -378,12 +378,26 @@ class Calls:
 
     Unlike other stages, a Calls stage may depend on itself; then its tasks are numbered in depth-first order,
     inputs before users. ``stages`` and ``blocks`` name the inputs: those of task ``i`` are ``indptr[i]:indptr[i+1]``.
+
+    Pickled is only what running the calls takes, for workers: not the rest of the plan, which their inputs lead to.
     """
 
     calls: list[Call]
     indptr: np.ndarray
     stages: np.ndarray
     blocks: np.ndarray
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        calls = [(call.fn, call.args, call.kwargs, len(call.inputs), call.label, call.flat) for call in self.calls]
+        return _runnable, (calls,)
+
+
+def _runnable(calls: list[tuple[Any, ...]]) -> Calls:
+    """What a pickled Calls becomes. The inputs of its calls are as many, but nobody knows what they are."""
+    unknown: Any = None
+    made = [Call(fn, args, kwargs, (unknown,) * n, label, label, flat) for fn, args, kwargs, n, label, flat in calls]
+    none = np.zeros(0, np.int64)
+    return Calls(made, none, none, none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,8 +435,8 @@ class Stage:
     """One fused operation over a grid of blocks.
 
     ``out_bytes`` and ``work_bytes`` are int64 arrays, one entry a task in C order of the grid, or of length one where
-    all tasks weigh the same. ``read_bytes`` and ``write_bytes`` are totals over the stage: of what is read from storage,
-    and written there. ``scratch_bytes`` is what each task opens on disk, for a while; empty if none does.
+    all tasks weigh the same. ``read_bytes`` and ``write_bytes`` are totals over the stage: of what is read from
+    storage, and written there. ``scratch_bytes`` is what each task opens on disk, for a while; empty if none does.
     ``operations`` are the labels of what was fused into it, inputs before users.
     """
 
