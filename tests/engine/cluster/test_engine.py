@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -260,8 +262,11 @@ def test_a_handle_can_be_pickled_and_keeps_its_block(cluster: ClusterEngine, mon
 
 
 def wait_for(path: Path) -> None:
-    while not path.exists():
+    for _ in range(6000):
+        if path.exists():
+            return
         threading.Event().wait(0.01)
+    raise TimeoutError(path)
 
 
 def hang(path: Path) -> None:
@@ -290,6 +295,53 @@ def test_ctrl_c_ends_the_run_and_the_cluster_goes_on(tmp_path: Path) -> None:
         assert engine.run(quick, EngineSuite().options()) == list(range(9)), "the other worker is there"
     finally:
         engine.close()
+
+
+def after(block: np.ndarray, started: Path, go: Path) -> np.ndarray:
+    started.touch()
+    wait_for(go)
+    return block
+
+
+def test_the_memory_of_a_result_is_kept_while_a_task_may_write_to_it(
+    cluster: ClusterEngine, link: Link, tmp_path: Path
+) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    array, x = drawn()
+    lazy = x.map_blocks(after, started, go, dtype="f8") + 1
+    started.unlink(missing_ok=True)
+
+    def interrupt() -> None:
+        wait_for(started)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+    before = link.slot.used_bytes
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        lazy.compute(scheduler=cluster)
+    thread.join()
+    gc.collect()
+    assert link.slot.used_bytes >= before + array.nbytes
+    go.touch()
+    for _ in range(5000):
+        assert tw.delayed(identity)(1).compute(scheduler=cluster) == 1
+        if link.slot.used_bytes <= before:
+            break
+    assert link.slot.used_bytes <= before
+    np.testing.assert_array_equal(lazy.compute(scheduler=cluster), array + 1)
+
+
+def test_several_threads_compute_at_the_same_time(private: ProcessesEngine) -> None:
+    array, x = drawn()
+
+    def total(k: int) -> Any:
+        return (x * k).compute(scheduler=private).sum(), (x * k).sum().compute(scheduler=private)
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, (first, second) in enumerate(pool.map(total, range(12))):
+            assert first == pytest.approx(k * array.sum())
+            assert second == pytest.approx(k * array.sum())
 
 
 # ---------------------------------------------------------------- scheduler="processes"
