@@ -18,7 +18,18 @@ import tilework as tw
 import tilework.array as ta
 from tilework.base import config
 from tilework.base.errors import ClusterClosedError, ConfigError, ConnectionLostError, UnsupportedError
-from tilework.distributed import CancelledError, Client, Future, LocalCluster, futures_of, get_client, get_worker, wait
+from tilework.distributed import (
+    CancelledError,
+    Client,
+    Future,
+    LocalCluster,
+    futures_of,
+    get_client,
+    get_worker,
+    rejoin,
+    secede,
+    wait,
+)
 from tilework.distributed import client as client_module
 from tilework.engine.cluster.versions import versions
 
@@ -366,6 +377,24 @@ def test_tasks_that_submit_tasks(client: Client) -> None:
         return sum(client.gather(client.map(fib, [n - 1, n - 2])))
 
     assert client.submit(fib, 8).result() == 21
+
+
+def test_tasks_that_secede(client: Client, tmp_path: Path) -> None:
+    """Eight tasks that wait for the last of them, on four threads; half of them do not say that they are back."""
+
+    def meet(k: int) -> int:
+        secede()
+        (tmp_path / f"here-{k}").touch()
+        while len(list(tmp_path.glob("here-*"))) < 8:
+            time.sleep(0.005)
+        if k % 2:
+            rejoin()
+        return k
+
+    assert client.gather(client.map(meet, range(8))) == list(range(8))
+    assert client.gather(client.map(inc, range(100))) == list(range(1, 101))
+    with pytest.raises(ValueError, match="no worker process"):
+        secede()
 
 
 def test_futures_inside_other_objects(client: Client) -> None:

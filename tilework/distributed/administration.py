@@ -31,6 +31,8 @@ class Administration:
     def scheduler_info(self) -> dict[str, Any]:
         """What the cluster is: name, address, memory, and what each of its workers is and has."""
         info: dict[str, Any] = self.link.request("info")
+        for worker in info["workers"].values():
+            worker["nthreads"] = worker["threads"]  # as Dask has it
         return info
 
     def _info_or_none(self) -> dict[str, Any] | None:

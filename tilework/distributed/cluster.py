@@ -291,7 +291,7 @@ def cluster_config(
         spill_directory=_directory(options.get("local_directory")),
         port=_free_port(scheduler_port, "scheduler_port"),
         dashboard_port=_dashboard_port(dashboard_address),
-        name=name or f"LocalCluster-{os.getpid()}",
+        name=name or f"local-{os.getpid()}",
         task_timeout=_seconds(options.get("task_timeout")),
         extras=() if dashboard_address is None else ("tilework.diagnostics.status:attach",),
     )

@@ -51,14 +51,14 @@ def _table(rows: Iterable[tuple[str, Iterable[str]]]) -> str:
     lines = "".join(
         "<tr>" + "".join(f"<{tag} style='{_CELL}'>{cell}</{tag}>" for cell in cells) + "</tr>" for tag, cells in rows
     )
-    return f"<table style='border-collapse:collapse;margin:4px 0 4px 16px'>{lines}</table>"
+    return f"<table style='border-collapse:collapse;font:inherit;margin:4px 0 4px 16px'>{lines}</table>"
 
 
 def _link(address: str | None) -> str:
     if address is None:
         return "none"
     shown = address.partition("?")[0]  # without the token
-    return f"<a href='{escape(address, quote=True)}' target='_blank'>{escape(shown)}</a>"
+    return f"<a href='{escape(address, quote=True)}' target='_blank' style='color:inherit'>{escape(shown)}</a>"
 
 
 def _dot(status: str) -> str:

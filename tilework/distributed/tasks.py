@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tilework.distributed.client import Client, get_client
@@ -43,27 +42,16 @@ def worker_client() -> Iterator[Client]:
     yield get_client()
 
 
-class _Seceded(threading.local):
-    waiting: AbstractContextManager[None] | None = None
-
-
-_seceded = _Seceded()
-
-
 def secede() -> None:
     """Say that this task will not compute until :func:`rejoin`, so that its worker may run another one meanwhile.
 
     To wait for futures this is not needed: whoever waits in a task does it by itself.
     """
     get_worker()
-    if _seceded.waiting is None:
-        waiting = worker.waiting()
-        waiting.__enter__()
-        _seceded.waiting = waiting
+    worker.secede()
 
 
 def rejoin() -> None:
-    """End what :func:`secede` began."""
-    waiting, _seceded.waiting = _seceded.waiting, None
-    if waiting is not None:
-        waiting.__exit__(None, None, None)
+    """End what :func:`secede` began. The end of the task does it, too."""
+    get_worker()
+    worker.rejoin()

@@ -104,6 +104,7 @@ class _Here(threading.local):
     worker: Worker | None = None
     task: int | None = None
     work: Work | None = None
+    seceded: bool = False  # whether the task has said that it computes nothing
 
 
 _here = _Here()
@@ -139,7 +140,7 @@ def waiting() -> Iterator[None]:
     What stands behind this task in its batch is given back, since the task may be waiting for it.
     """
     worker = _here.worker
-    if worker is None or _process is None:
+    if worker is None or _process is None or _here.seceded:
         yield
         return
     worker.block(_here.work)
@@ -147,6 +148,20 @@ def waiting() -> Iterator[None]:
         yield
     finally:
         worker.unblock()
+
+
+def secede() -> None:
+    """As if the task waited from now on, until ``rejoin`` or its end."""
+    if _here.worker is not None and not _here.seceded:
+        _here.seceded = True
+        _here.worker.block(_here.work)
+
+
+def rejoin() -> None:
+    """End what ``secede`` began, if it did."""
+    if _here.worker is not None and _here.seceded:
+        _here.seceded = False
+        _here.worker.unblock()
 
 
 # ---------------------------------------------------------------- the process
@@ -357,6 +372,7 @@ class _Runner:
         except BaseException as raised:  # whatever a task raises, SystemExit included
             error = values.dump_error(raised)
         self._mark(-1)
+        rejoin()
         _here.task = _here.work = None
         self._report(work, start, error)
         self._worker.heap.look()
