@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from tilework.engine.cluster.definitions import Function
 from tilework.engine.cluster.messages import Done, Progress, Value
-
-if TYPE_CHECKING:
-    from tilework.engine.cluster.futures import Function
 
 CLIENT_SHIFT: Final = 40
 DETACHED: Final = 0  # the number of the client that stands for nobody

@@ -75,10 +75,8 @@ class Faults:
 
     def _suspect(self, worker: Worker, task: int, end: str) -> None:
         story = self._stories.setdefault(task, [])
-        story.append(
-            f"{time.strftime('%H:%M:%S')}: worker {worker.number} (process {worker.pid}, "
-            f"{format_bytes(worker.own_bytes)} of memory when last seen) {end}"
-        )
+        seen = f", {format_bytes(worker.own_bytes)} of memory when last seen" if worker.own_bytes else ""
+        story.append(f"{time.strftime('%H:%M:%S')}: worker {worker.number} (process {worker.pid}{seen}) {end}")
         if len(story) < DEATHS:
             self._to_cell(task)
             return

@@ -15,7 +15,8 @@ from typing import Final
 from tilework.base.errors import MemoryBudgetError
 from tilework.base.sizes import format_bytes
 from tilework.engine.cluster.clients import Client
-from tilework.engine.cluster.futures import CANCELLED, PRIORITIES, Function, Futures
+from tilework.engine.cluster.definitions import Function
+from tilework.engine.cluster.futures import CANCELLED, PRIORITIES, Futures
 from tilework.engine.cluster.messages import Get, Stored, TaskOptions, Value, Values
 from tilework.engine.cluster.values import dump_error
 from tilework.engine.local.states import HELD, SPILLING
@@ -42,7 +43,7 @@ class Fetching:
         self._futures, self._core, self._holders = futures, futures.core, futures.holders
         self._values = futures.blocks.values
         self._wanted: dict[int, list[Wanted]] = {}  # by task that has not ended
-        self._load: Function | None = None
+        self.loader: Function | None = None
 
     def get(self, client: Client, message: Get) -> None:
         """A client wants values: it is answered when all have ended in some way."""
@@ -119,10 +120,10 @@ class Fetching:
 
     def _bring(self, wanted: Wanted, disk: list[int]) -> None:
         """Have blocks read back into memory, then try again."""
-        if self._load is None:
-            self._load = self._futures.new_function(pickle.dumps(bool, 5), "load")
+        if self.loader is None:
+            self.loader = self._futures.new_function(pickle.dumps(bool, 5), "load")
         options = TaskOptions(priority=PRIORITIES)
-        (task,) = self._futures.add_calls(self._load, [_NO_ARGUMENTS], [tuple(disk)], options)
+        (task,) = self._futures.add_calls(self.loader, [_NO_ARGUMENTS], [tuple(disk)], options)
         self._holders.enter(self._holders.nobody, [~task], [task])
         wanted.loader = task
         self._await(task, wanted)

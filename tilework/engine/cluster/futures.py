@@ -15,7 +15,6 @@ import pickle
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from math import inf
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from typing import Final
 from tilework.base.errors import ConfigError, InternalError
 from tilework.engine.cluster.blocks import Blocks
 from tilework.engine.cluster.clients import CLIENT_SHIFT, Client, Holders
+from tilework.engine.cluster.definitions import Function, Graph, Operation
 from tilework.engine.cluster.messages import (
     CallTask,
     Define,
@@ -48,58 +48,6 @@ DROPPED: Final = b""  # the value of a finished task that nobody will ask for
 CANCELLED: Final = b""  # the error of what was cancelled
 PRIORITIES: Final = 1000  # of users: up to here, in both directions
 DEPTHS: Final = 2048  # within a priority, what needs others goes first, the deeper the earlier: so memory is freed
-
-
-@dataclass(slots=True, eq=False)
-class Function:
-    """A client's function. ``number`` is also its stage in the core, whose tasks cost about the same."""
-
-    number: int
-    blob: Value
-    name: str
-    left: int = 0  # calls of it that may run, now or when they are tried again
-    retired: bool = False  # there will be no more
-
-
-@dataclass(slots=True, eq=False)
-class Graph:
-    """A client's task graph."""
-
-    number: int
-    client: int
-    first: int  # its first future
-    payload: Value
-    base: int  # the core's number of its task 0
-    n_tasks: int
-    held: dict[int, int]  # its task → block
-    scratch: dict[int, int]
-    labels: tuple[str, ...]
-    offsets: list[int]
-    resident_bytes: int
-    watched: bool
-    retries: int
-    left: int  # tasks that have not ended in some way
-    futures: int  # of its own that somebody holds, the last one only until it is done
-    failed: int = 0  # tasks that failed, and might be tried again
-
-    @property
-    def last(self) -> int:
-        """What stands for the task of its last future."""
-        return ~self.number
-
-    def label(self, task: int) -> str:
-        """The name of the operation that a task belongs to."""
-        return self.labels[bisect_right(self.offsets, task - self.base) - 1]
-
-
-@dataclass(slots=True)
-class Operation:
-    """How far the tasks of a function, or of a stage of a graph, are."""
-
-    label: str
-    total: int = 0
-    done: int = 0
-    failed: int = 0
 
 
 class Futures:
@@ -130,6 +78,7 @@ class Futures:
         self.failures: dict[int, bytes] = {}  # by task
         self.retries: dict[int, int] = {}  # by task, of calls that may be tried again by themselves
         self.bound: dict[int, frozenset[int]] = {}  # by task: the only workers that may run it
+        self.hopeless: set[int] = set()  # tasks that failed for good: what they need is gone
         self.awaited: set[int] = set()  # tasks
         self.ended: list[int] = []
         self.obsolete: tuple[list[int], list[int]] = [], []
@@ -178,9 +127,15 @@ class Futures:
         inputs, broken = (None, {}) if message.inputs is None else self._find_inputs(message.inputs)
         tasks = self.add_calls(function, message.args, inputs, options)
         self.holders.enter(client, range(message.first, message.first + len(tasks)), tasks)
-        for i, error in broken.items():
-            self.fail(self.core.cancel([tasks[i]]), error)
+        for i, (error, for_good) in broken.items():
+            self._fail_early(tasks[i], error, for_good)
         return tasks
+
+    def _fail_early(self, task: int, error: bytes, for_good: bool) -> None:
+        """A task cannot run as it is, and, if that is for good, never will."""
+        if for_good:
+            self.hopeless.add(task)
+        self.fail([task, *self.core.cancel([task])], error)
 
     def add_calls(
         self, function: Function, args: list[Value], inputs: list[tuple[int, ...]] | None, options: TaskOptions
@@ -209,24 +164,26 @@ class Futures:
         deepest = max((-(ranks[task] // FAR) % DEPTHS for task in inputs if stage_of[task] != ADOPTED), default=-1)
         return min(deepest + 1, DEPTHS - 1)
 
-    def _find_inputs(self, inputs: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], dict[int, bytes]]:
-        """The tasks of input futures; and by call the error of an input that failed, or is not there any more."""
+    def _find_inputs(
+        self, inputs: list[tuple[int, ...]]
+    ) -> tuple[list[tuple[int, ...]], dict[int, tuple[bytes, bool]]]:
+        """The tasks of input futures; and by call the error of an input that failed, or is gone (then it is True)."""
         task_of, failures = self.holders.task_of, self.failures
         found: list[tuple[int, ...]] = []
-        broken: dict[int, bytes] = {}
+        broken: dict[int, tuple[bytes, bool]] = {}
         for i, futures in enumerate(inputs):
             tasks = []
             for future in futures:
                 task = task_of.get(future)
-                if task is None or task in failures:
-                    broken[i] = CANCELLED if task is None else failures[task]
+                if task is None:
+                    broken[i] = CANCELLED, True
                 elif task < 0:
-                    broken[i] = dump_error(
-                        ConfigError("the future of a computation that only stores can be an argument once it is done")
-                    )
+                    broken[i] = failures.get(task) or dump_error(_not_yet()), True
                 else:
                     tasks.append(task)
-            found.append(tuple(tasks) if i not in broken else ())
+                    if task in failures and i not in broken:
+                        broken[i] = failures[task], False
+            found.append(tuple(tasks))
         return found, broken
 
     def put(self, client: Client, message: Put) -> None:
@@ -245,11 +202,11 @@ class Futures:
         """A task graph. ``collect`` must follow."""
         arrays, n = message.arrays, len(message.arrays["rank"])
         held: dict[int, int] = {}
-        broken: dict[int, bytes] = {}
+        lost: list[int] = []
         for local, future in message.held.items():
             task = self.holders.task_of.get(future)
             if task is None or task < 0:
-                broken[local] = CANCELLED
+                lost.append(local)
             else:
                 held[local] = task
         priority = _bounded(message.options.priority) * DEPTHS + self._depth(held.values())
@@ -278,9 +235,8 @@ class Futures:
         for k, task in enumerate(outputs):
             self.holders.alias(client, message.first + k, task)
         self.holders.enter(client, [message.first + len(outputs)], [graph.last])
-        broken_tasks = {base + local: error for local, error in broken.items()}
-        for task, error in broken_tasks.items():
-            self.fail(self.core.cancel([task]), error)
+        for local in lost:
+            self._fail_early(base + local, CANCELLED, True)
         self._tell_early(graph, client, outputs)
         return graph
 
@@ -304,7 +260,7 @@ class Futures:
                 self.fail([t for t in range(base, base + graph.n_tasks) if self.core.states[t] == FAILED], error)
         for k, task in enumerate(outputs):
             self.tell(client, graph.first + k, task)
-        if not graph.left:
+        if not graph.left and graph.last not in self.failures:
             self._end_whole(graph)
 
     # ------------------------------------------------------------ how tasks end
@@ -397,6 +353,7 @@ class Futures:
         for task in unmade:  # it has failed, or was not run since nobody wants it
             call = self.calls.pop(task, None)
             error = failures.pop(task, None)
+            self.hopeless.discard(task)
             if error is None:
                 self.operations[self.core.stage_of[task]].failed += 1
             if call is not None:
@@ -423,7 +380,7 @@ class Futures:
             if graph.last in self.holders.future_of and graph.last not in self.failures:
                 self.fail([graph.last], error)
         elif not graph.left:
-            if not graph.failed:
+            if graph.last not in self.failures:
                 self._end_whole(graph)
             self._drop_if_done(graph)
 
@@ -489,7 +446,8 @@ class Futures:
                 self.holders.tell(client, Erred([future], CANCELLED, True))
             elif not again:
                 self.tell(client, future, task)
-        for task in self.core.retry(failed):
+        again = self.core.retry(failed)
+        for task in again:
             del self.failures[task]
             self.operations[self.core.stage_of[task]].failed -= 1
             if task not in self.calls:
@@ -500,6 +458,9 @@ class Futures:
                 graph.failed -= 1
                 if not graph.failed:
                     self.failures.pop(graph.last, None)
+        hopeless = self.hopeless.intersection(again)
+        if hopeless:
+            self.fail(self.core.cancel(hopeless), CANCELLED)
 
     def follow(self, client: Client, message: Follow) -> None:
         """A client holds futures that another one made."""
@@ -524,12 +485,11 @@ class Futures:
     def release(self, client: Client, futures: Iterable[int]) -> None:
         """A client lets go of futures. ``collect`` must follow."""
         tasks = self.holders.let_go(client, futures)
-        calls, bases = self.calls, self._bases
-        if bases:
-            for task in tasks:
-                if task not in calls:
-                    self._one_future_less(task)
         whole = min(tasks, default=0) < 0  # of graphs: no tasks of the core's
+        if self._bases or whole:
+            for task in tasks:
+                if task not in self.calls:
+                    self._one_future_less(task)
         self.core.release([task for task in tasks if task >= 0] if whole else tasks)
 
     def _one_future_less(self, task: int) -> None:
@@ -612,6 +572,10 @@ class Futures:
     def label(self, task: int) -> str:
         """The name of a task's function or operation."""
         return self.operations[self.core.stage_of[task]].label
+
+
+def _not_yet() -> ConfigError:
+    return ConfigError("the future of a computation that only stores can be an argument once it is done: wait() for it")
 
 
 def _bounded(priority: int) -> int:

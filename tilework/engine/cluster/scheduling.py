@@ -34,13 +34,20 @@ class Scheduling:
         Bytes that a worker may take, for messages.
     task_timeout
         Seconds that a task may take, for messages.
+    core
+        What to make the core of; another kind watches itself.
     """
 
     def __init__(
-        self, slot_of: Callable[[int], int], memory: int, memory_limit: int, task_timeout: float | None = None
+        self,
+        slot_of: Callable[[int], int],
+        memory: int,
+        memory_limit: int,
+        task_timeout: float | None = None,
+        core: type[Scheduler] = Scheduler,
     ) -> None:
         self.memory = memory
-        self.core = Scheduler(memory, 1, BATCH_SECONDS, BATCH_TASKS)
+        self.core = core(memory, 1, BATCH_SECONDS, BATCH_TASKS)
         self.blocks = Blocks(slot_of)
         self.holders = Holders()
         self.futures = Futures(self.core, self.blocks, self.holders)
@@ -59,7 +66,7 @@ class Scheduling:
             messages.Unpin: lambda client, message: fetching.unpin(client, message.futures),
             messages.Release: lambda client, message: futures.release(client, message.futures),
             messages.Follow: futures.follow,
-            messages.Retry: lambda client, message: futures.retry(message.futures),
+            messages.Retry: lambda client, message: futures.retry(client, message.futures),
         }
         self._of_workers: dict[type, Callable[[Worker, Any], None]] = {
             messages.Finished: dispatch.finished,
