@@ -220,3 +220,29 @@ def test_a_script_that_fails_leaves_no_cluster(tilework: Tilework, script: Scrip
     assert done.returncode == 1
     assert "ValueError: invalid literal" in done.stderr
     watch.assert_nothing_left()
+
+
+def test_ctrl_c_ends_a_script_and_its_cluster(script: Script, tmp_path: Path, watch: leaks.Watch) -> None:
+    code = """
+        import time
+        import tilework as tw
+        def wait():
+            print("waiting", flush=True)
+            time.sleep(60)
+        tw.delayed(wait)().compute()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tilework", "run", "--workers", "1", script(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "KeyboardInterrupt" in errors
+    watch.assert_nothing_left()
