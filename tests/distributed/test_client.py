@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
@@ -223,6 +225,8 @@ def test_functions_that_cannot_be_tasks(client: Client) -> None:
         client.submit(later)
     with pytest.raises(TypeError, match="lambda cannot be sent"):
         client.submit(lambda: lock)
+    with pytest.raises(TypeError, match=r"get_client\(\) inside the task"):
+        client.submit(lambda: client.submit(inc, 1))
 
 
 # ---------------------------------------------------------------- data
@@ -529,6 +533,41 @@ def test_what_was_fetched_is_not_overwritten_after_closing(cluster: LocalCluster
     with Client(cluster) as other:
         other.gather(other.map(lambda i: np.full(1_000_000, -1), range(20)))
     assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}, {3}]
+
+
+def test_ctrl_c_at_any_moment(client: Client) -> None:
+    """It ends what is waited for, and nothing else: the next call finds all in order."""
+    delay = random.Random(1)
+    presses, pressed = 50, 0
+    end = threading.Event()
+
+    def press() -> None:
+        for _ in range(presses):
+            end.wait(0.002 + 0.02 * delay.random())
+            os.kill(os.getpid(), signal.SIGINT)
+        end.wait(0.1)
+        end.set()
+
+    def work() -> None:
+        while not end.is_set():
+            assert client.gather(client.map(inc, range(20))) == list(range(1, 21))
+            assert client.submit(np.ones, 20_000).result().sum() == 20_000
+            assert client.submit(inc, 1).result() == 2
+            assert client.scheduler_info()["workers"]
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=press)
+    thread.start()
+    while not end.is_set():
+        try:
+            work()
+        except KeyboardInterrupt:
+            pressed += 1
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert pressed > presses // 2  # those in destructors, or in this test's own lines, may be missing
+    assert client.gather(client.map(inc, range(100))) == list(range(1, 101))
+    assert client.link._pins == 0
 
 
 def test_futures_of_other_clusters_are_refused(client: Client) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from tilework import session
 from tilework.base.errors import ClusterClosedError, ConfigError, UnsupportedError
@@ -253,9 +253,10 @@ class Client(Administration):
         name = label_of(function)
         args, inputs = dump_calls(calls, link.slot, link.welcome.address, name)
         number, once = self._define(function, name)
-        states = link.reserve(len(calls), label or name)
-        link.send(messages.Submit(states[0].number, number, args, inputs, options), *once)
-        return [Future(self, state) for state in states]
+        # Made before anything is sent: whatever interrupts us, they are dropped, and with them the calls.
+        futures = [Future(self, state) for state in link.reserve(len(calls), label or name)]
+        link.send(messages.Submit(futures[0].number, number, args, inputs, options), *once)
+        return futures
 
     def _define(self, function: Callable[..., Any], name: str) -> tuple[int, list[messages.Forget]]:
         """The number of a function, and what to send once it was used.
@@ -365,12 +366,12 @@ class Client(Administration):
     def _put(self, dumped: list[messages.Value], sizes: list[int]) -> list[Future]:
         if not dumped:
             return []
-        states = self.link.reserve(len(dumped), "data")
-        self.link.send(messages.Put(states[0].number, dumped, sizes))
-        for state, value, size in zip(states, dumped, sizes, strict=True):
-            state.value, state.size = value if isinstance(value, bytes) else None, size
-            state.settle(FINISHED)
-        return [Future(self, state) for state in states]
+        futures = [Future(self, state) for state in self.link.reserve(len(dumped), "data")]
+        self.link.send(messages.Put(futures[0].number, dumped, sizes))
+        for future, value, size in zip(futures, dumped, sizes, strict=True):
+            future.state.value, future.state.size = value if isinstance(value, bytes) else None, size
+            future.state.settle(FINISHED)
+        return futures
 
     # ------------------------------------------------------------ lazy things
 
@@ -500,6 +501,9 @@ class Client(Administration):
         self.link.close()
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client stays in its process; call get_client() inside the task, which gives one there")
 
     def __enter__(self) -> Client:
         return self

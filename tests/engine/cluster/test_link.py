@@ -19,6 +19,7 @@ from tilework.base.errors import ClusterClosedError, ConfigError, ConnectionLost
 from tilework.engine.cluster import messages, values
 from tilework.engine.cluster.arena import Arena, Slot
 from tilework.engine.cluster.channel import Channel
+from tilework.engine.cluster.interrupts import Deferred
 from tilework.engine.cluster.link import CANCELLED, ERROR, FINISHED, LOST, PENDING, Link, State
 
 
@@ -377,6 +378,20 @@ def test_a_handler_of_the_programs_own_is_called(scheduler: Scheduler, link: Lin
     finally:
         signal.signal(signal.SIGINT, before)
     assert pressed == [signal.SIGINT]
+
+
+def test_interrupted_while_something_is_destroyed() -> None:
+    """Exceptions are ignored there: the interrupt comes afterwards."""
+
+    class Dying:
+        def __del__(self) -> None:
+            with Deferred(destroying=True):
+                signal.raise_signal(signal.SIGINT)
+
+    dying = [Dying()]
+    dying.clear()
+    with pytest.raises(KeyboardInterrupt):
+        threading.Event().wait(10)
 
 
 # ---------------------------------------------------------------- the end

@@ -8,8 +8,11 @@ harmless. It uses the C functions: those of ``signal`` convert to enums and back
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from _signal import getsignal, signal  # type: ignore[import-not-found]
+from _thread import start_new_thread
 from collections.abc import Callable
 from signal import SIGINT
 from types import FrameType, TracebackType
@@ -21,11 +24,18 @@ class Deferred:
 
     In other threads than the main one nothing happens, for Ctrl-C never does either. A second Ctrl-C is not deferred:
     whoever presses it twice means it.
+
+    Parameters
+    ----------
+    destroying
+        Whether an object may be in the midst of being destroyed. Exceptions are ignored there, so Ctrl-C is repeated a
+        moment later.
     """
 
-    __slots__ = ("_handler", "_pending", "open")
+    __slots__ = ("_destroying", "_handler", "_pending", "open")
 
-    def __init__(self) -> None:
+    def __init__(self, destroying: bool = False) -> None:
+        self._destroying = destroying
         self._handler: Callable[[int, FrameType | None], Any] | None = None
         self._pending = False
         self.open = False
@@ -45,7 +55,9 @@ class Deferred:
         if handler is not None:
             self._handler = None
             signal(SIGINT, handler)
-            if self._pending:
+            if self._pending and self._destroying:
+                start_new_thread(_press_later, ())
+            elif self._pending:
                 handler(SIGINT, None)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
@@ -65,3 +77,8 @@ class Deferred:
             wait(seconds)
         finally:
             self.open = False
+
+
+def _press_later() -> None:
+    time.sleep(0.01)
+    os.kill(os.getpid(), SIGINT)

@@ -261,7 +261,8 @@ class Link:
         self._dropped.append(state)
         if state.value is None or len(self._dropped) > LAZY_RELEASES:
             self._urgent = True
-            self._flush()
+            with Deferred(destroying=True):
+                self._flush()
 
     def retry(self, states: Iterable[State]) -> None:
         """Failed futures are pending again."""
@@ -578,10 +579,14 @@ class Link:
         """Nobody looks at a value any more. Called by the garbage collector, anywhere."""
         self._unpinned.append(number)
         self._urgent = True
-        self._flush()
+        with Deferred(destroying=True):
+            self._flush()
 
     def _flush(self) -> None:
-        """Send what was dropped, if it is urgent. If another thread has the lock it does so when it gives it back."""
+        """Send what was dropped, if it is urgent. If another thread has the lock it does so when it gives it back.
+
+        Called inside Deferred.
+        """
         while self._urgent and not sys.is_finalizing() and self._sending.acquire(blocking=False):
             try:
                 self._urgent = False
@@ -589,8 +594,7 @@ class Link:
                     self._dropped.clear()
                     self._unpinned.clear()
                     return
-                with Deferred():
-                    self._send_dropped()
+                self._send_dropped()
             except ConnectionLostError as error:
                 self._break(self._lost(error))
                 self._end()
