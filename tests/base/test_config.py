@@ -239,6 +239,7 @@ def test_a_misspelt_environment_variable_is_warned_about() -> None:
     done = run_with({"TILEWORK_MEMROY": "2GB", "TILEWORK_XYZ": "1"}, "import tilework.base.config")
     assert "did you mean TILEWORK_MEMORY?" in done.stderr
     assert "XYZ" not in done.stderr
+    assert run_with({config.ADDRESS_VARIABLE: "tcp://127.0.0.1:1"}, "import tilework.base.config").stderr == ""
 
 
 # ---------------------------------------------------------------- schedulers that come and go

@@ -34,6 +34,9 @@ MEMORY_SHARE = 0.6
 The rest is for the interpreter, for what the program holds itself, and for the file cache.
 """
 
+ADDRESS_VARIABLE = "TILEWORK_SCHEDULER_ADDRESS"
+"""Environment variable with the address that ``Client()`` connects to: ``tilework run --workers`` sets it. No setting."""
+
 _SCHEDULERS = {
     **{name: name for name in ("threads", "processes", "sync")},
     "threading": "threads",
@@ -198,7 +201,7 @@ def _from_environment(environment: Mapping[str, str]) -> Settings:
     """Settings from ``TILEWORK_...`` variables. One that looks like a slip of the pen is warned about."""
     changes: dict[str, Any] = {}
     for variable, value in environment.items():
-        if not variable.startswith("TILEWORK_") or value == "":
+        if not variable.startswith("TILEWORK_") or variable == ADDRESS_VARIABLE or value == "":
             continue
         name = variable.removeprefix("TILEWORK_").lower()
         if name in _PARSERS:

@@ -20,7 +20,7 @@ from tilework.cli import script
 from tilework.diagnostics.history import History
 from tilework.diagnostics.progress import ProgressBar
 from tilework.diagnostics.report import Summary, check_report_path, write_report
-from tilework.distributed.client import ADDRESS_VARIABLE, Client
+from tilework.distributed.client import Client
 
 SHORT = 0.5
 """Computations that take fewer seconds show no progress of their own."""
@@ -100,12 +100,12 @@ def _cluster() -> Iterator[None]:
         yield
         return
     with client:
-        os.environ[ADDRESS_VARIABLE] = client.scheduler_info()["address"]
+        os.environ[config.ADDRESS_VARIABLE] = client.scheduler_info()["address"]
         print(f"status page          {client.dashboard_link}", file=sys.stderr)
         try:
             yield
         finally:
-            del os.environ[ADDRESS_VARIABLE]
+            del os.environ[config.ADDRESS_VARIABLE]
 
 
 def _execute(options: argparse.Namespace) -> int:

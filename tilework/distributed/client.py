@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from tilework import session
+from tilework.base import config
 from tilework.base.errors import ClusterClosedError, ConfigError, UnsupportedError
 from tilework.base.sizes import format_bytes, parse_time
 from tilework.base.tokens import tokenize
@@ -31,9 +32,6 @@ from tilework.distributed.future import Future, futures_of
 from tilework.engine.cluster import messages, values, worker
 from tilework.engine.cluster.engine import Block, ClusterEngine
 from tilework.engine.cluster.link import FINISHED, PENDING, Link
-
-ADDRESS_VARIABLE = "TILEWORK_SCHEDULER_ADDRESS"
-"""Where ``Client()`` connects to if it is set: ``tilework run --workers`` does."""
 
 CALLS = 1000
 """Calls in one message: workers begin with the first while the next are pickled."""
@@ -96,7 +94,7 @@ class Client(Administration):
             if here is not None:
                 address, secret = here.address, here.secret
             else:
-                address = os.environ.get(ADDRESS_VARIABLE) or None
+                address = os.environ.get(config.ADDRESS_VARIABLE) or None
         if address is None:
             self.cluster = LocalCluster(**cluster_options)
             self._owns_cluster = True
