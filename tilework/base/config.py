@@ -35,7 +35,7 @@ The rest is for the interpreter, for what the program holds itself, and for the 
 """
 
 ADDRESS_VARIABLE = "TILEWORK_SCHEDULER_ADDRESS"
-"""Environment variable with the address that ``Client()`` connects to: ``tilework run --workers`` sets it. No setting."""
+"""Environment variable: the address that ``Client()`` connects to, set by ``tilework run --workers``. No setting."""
 
 _SCHEDULERS = {
     **{name: name for name in ("threads", "processes", "sync")},
