@@ -18,9 +18,9 @@ from tilework.base.sizes import format_bytes
 from tilework.engine.cluster.dispatch import Dispatch
 from tilework.engine.cluster.futures import Futures
 from tilework.engine.cluster.limits import how_it_ended, memory_limit_text
-from tilework.engine.cluster.members import CREDITS, STARTING, Members, Worker
+from tilework.engine.cluster.members import CREDITS, STARTING, Members, Worker, credits_of
 from tilework.engine.cluster.values import dump_error
-from tilework.engine.local.states import RUNNING
+from tilework.engine.local.states import FAILED, RUNNING
 
 DEATHS: Final = 3
 
@@ -127,11 +127,10 @@ class Faults:
 
     def house(self) -> None:
         """Find cells for suspects, and open those that are not needed any more. To be called at the end of a turn."""
-        states = self._core.states
         for worker in self._members.workers.values():
             if worker.suspects:
-                worker.suspects = {task for task in worker.suspects if states[task] <= RUNNING}
-        self._homeless = {task for task in self._homeless if states[task] <= RUNNING}
+                worker.suspects -= self._acquit(worker.suspects)
+        self._homeless -= self._acquit(self._homeless)
         if not self._homeless:
             return
         workers = self._members.present
@@ -145,6 +144,16 @@ class Faults:
                 cell.suspects.add(task)
                 self._core.bind([task], [cell.number * CREDITS])
                 self._homeless.discard(task)
+
+    def _acquit(self, tasks: set[int]) -> set[int]:
+        """Those of these suspects that will not run now. Should they be tried again, they are tasks like others."""
+        states, bound = self._core.states, self._futures.bound
+        over = {task for task in tasks if states[task] > RUNNING}
+        for task in over:
+            if states[task] == FAILED:
+                self._core.alone([task], False)
+                self._core.bind([task], credits_of(bound[task]) if task in bound else None)
+        return over
 
     def fail(self, task: int, error: Exception) -> None:
         """Do not run a task any more."""

@@ -235,9 +235,11 @@ class Futures:
         for k, task in enumerate(outputs):
             self.holders.alias(client, message.first + k, task)
         self.holders.enter(client, [message.first + len(outputs)], [graph.last])
+        for k, task in enumerate(outputs):  # those that were there before
+            self.tell(client, graph.first + k, task)
         for local in lost:
             self._fail_early(base + local, CANCELLED, True)
-        self._tell_early(graph, client, outputs)
+        self._fail_or_end_early(graph)
         return graph
 
     def _enter_graph(self, graph: Graph) -> None:
@@ -251,15 +253,13 @@ class Futures:
             for s, (label, a, b) in enumerate(zip(graph.labels, graph.offsets[:-1], graph.offsets[1:], strict=True)):
                 self.operations[first + s] = Operation(label, b - a)
 
-    def _tell_early(self, graph: Graph, client: Client, outputs: list[int]) -> None:
-        """Outputs that were there before, tasks that can never run, and a graph of which nothing is to be done."""
+    def _fail_or_end_early(self, graph: Graph) -> None:
+        """Tasks that need what has failed before; or a graph of which nothing is to be done."""
         for block in graph.held.values():
             error = self.failures.get(block)
             if error is not None:  # the core has failed what needs it
                 base = graph.base
                 self.fail([t for t in range(base, base + graph.n_tasks) if self.core.states[t] == FAILED], error)
-        for k, task in enumerate(outputs):
-            self.tell(client, graph.first + k, task)
         if not graph.left and graph.last not in self.failures:
             self._end_whole(graph)
 

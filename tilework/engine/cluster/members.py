@@ -186,3 +186,8 @@ class Members:
                 raise KeyError(name)
             out.append(int(digits))
         return out
+
+
+def credits_of(numbers: Iterable[int]) -> list[int]:
+    """All credits of these workers."""
+    return [credit for number in numbers for credit in range(number * CREDITS, (number + 1) * CREDITS)]

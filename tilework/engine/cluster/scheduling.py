@@ -16,7 +16,7 @@ from tilework.engine.cluster.dispatch import BATCH_SECONDS, BATCH_TASKS, Dispatc
 from tilework.engine.cluster.faults import Faults
 from tilework.engine.cluster.fetching import Fetching
 from tilework.engine.cluster.futures import Futures
-from tilework.engine.cluster.members import CREDITS, LEAVING, SERVING, Members, Worker
+from tilework.engine.cluster.members import LEAVING, SERVING, Members, Worker, credits_of
 from tilework.engine.cluster.values import dump_error
 from tilework.engine.local.state import Scheduler
 
@@ -163,8 +163,7 @@ class Scheduling:
             )
             self.futures.fail(self.core.cancel(tasks), dump_error(problem))
             return
-        credits = [credit for number in numbers for credit in range(number * CREDITS, (number + 1) * CREDITS)]
-        self.core.bind(tasks, credits)
+        self.core.bind(tasks, credits_of(numbers))
         self.futures.bound.update(dict.fromkeys(tasks, frozenset(numbers)))
 
     def _blocked(self, worker: Worker, message: messages.Blocked) -> None:
