@@ -27,7 +27,7 @@ from tilework.engine.local.sync import SyncEngine
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
 from tilework.io.memory import ArrayLikeSink
-from tilework.plan import build, ops
+from tilework.plan import build, collections, ops
 from tilework.testing import assert_eq
 
 
@@ -165,7 +165,7 @@ def test_other_libraries_containers_can_be_taught() -> None:
         (box,) = tw.persist(Box(x()))
         assert isinstance(box.inner, Array)
     finally:
-        session._unpackers.remove(unpack)
+        collections._unpackers.remove(unpack)
 
 
 # ---------------------------------------------------------------- results

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from copy import copy
 from itertools import islice
 from math import prod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +40,14 @@ from tilework.optimize.lower import Lowered, lower
 from tilework.optimize.pipeline import optimize as optimize_plan
 from tilework.optimize.scatter import could_scatter, in_passes
 from tilework.plan import build
+from tilework.plan.collections import (
+    Collection,
+    Unpacked,
+    is_collection,
+    is_tilework_collection,
+    register_container,
+    unpack_all,
+)
 from tilework.plan.graph import topological
 from tilework.plan.ops import ArrayNode, Call, HeldArray, HeldValue, Node, Slot, Store
 from tilework.plan.protocols import Handle
@@ -50,52 +57,6 @@ HOLD_SHARE = 0.5
 
 LEAST_SHARE = 0.05
 """And up to this one where all of them together would take more than there is."""
-
-
-@runtime_checkable
-class Collection(Protocol):
-    """What users hold: a wrapper around one plan node, and nothing else."""
-
-    node: Node
-
-    def __tilework_rebuild__(self, node: Node) -> Collection:
-        """The same kind of collection around another node of the same shape (after persist or optimize)."""
-        ...
-
-
-Unpacked = tuple[list[Any], Callable[[list[Any]], Any]]
-_unpackers: list[Callable[[Any], Unpacked | None]] = []
-
-
-def register_container(unpack: Callable[[Any], Unpacked | None]) -> None:
-    """Teach ``compute`` and its kin about a kind of object that holds collections (an xarray Dataset).
-
-    ``unpack(x)`` returns the things inside and a function that rebuilds ``x`` from their replacements, or None if
-    ``x`` is not of that kind.
-    """
-    _unpackers.append(unpack)
-
-
-def is_collection(x: object) -> bool:
-    """Whether ``x`` itself is a collection: it has a ``node``."""
-    return hasattr(type(x), "__tilework_rebuild__")
-
-
-def is_tilework_collection(x: object) -> bool:
-    """Whether ``x`` is a lazy tilework object, or an xarray object that holds one.
-
-    Examples
-    --------
-    >>> import tilework as tw
-    >>> tw.is_tilework_collection(tw.delayed(1)), tw.is_tilework_collection(1)
-    (True, False)
-    """
-    return is_collection(x) or any(map(is_collection, _contents(x)))
-
-
-def _contents(x: object) -> list[Any]:
-    """What is in ``x`` if it is of a kind that was registered."""
-    return next((found[0] for found in (unpack(x) for unpack in _unpackers) if found is not None), [])
 
 
 # ---------------------------------------------------------------- before running
@@ -282,7 +243,7 @@ def compute(*things: Any, traverse: bool = True, optimize_graph: bool = True, **
     (np.int64(45), {'max': np.int64(9)})
     """
     settings = _settings(options)
-    found, rebuild = _unpack(things, traverse)
+    found, rebuild = unpack_all(things, traverse)
     return tuple(rebuild(_values([c.node for c in found], settings, optimize_graph)))
 
 
@@ -294,7 +255,7 @@ def persist(*things: Any, traverse: bool = True, optimize_graph: bool = True, **
     """
     placing: dict[str, Any] = {name: options.pop(name) for name in ("priority", "only") if name in options}
     settings = _settings(options)
-    found, rebuild = _unpack(things, traverse)
+    found, rebuild = unpack_all(things, traverse)
     nodes = [c.node for c in found]
     distinct = list(dict.fromkeys(nodes))
     if isinstance(_engine(settings), RemoteEngine):
@@ -375,7 +336,7 @@ def submit(
     outputs: list[Node] = []
     place: dict[int, int] = {}  # of things with something lazy in them → of their outputs
     for k, thing in enumerate(things):
-        found, rebuild = _unpack([thing], traverse)
+        found, rebuild = unpack_all([thing], traverse)
         if found:
             place[k] = len(outputs)
             outputs.append(_as_value(found, rebuild, is_collection(thing)))
@@ -424,7 +385,7 @@ def _started(
 
 def handles_of(*things: Any, traverse: bool = True) -> list[Handle]:
     """The futures that lazy things stand on: those of the blocks of what was persisted, each once."""
-    found, _ = _unpack(things, traverse)
+    found, _ = unpack_all(things, traverse)
     handles: dict[Handle, None] = {}
     for node in topological([c.node for c in found]):
         if isinstance(node, HeldArray):
@@ -436,7 +397,7 @@ def handles_of(*things: Any, traverse: bool = True) -> list[Handle]:
 
 def optimize(*things: Any, traverse: bool = True) -> tuple[Any, ...]:
     """The same collections around optimized plans. ``compute`` does this anyway; here to look at."""
-    found, rebuild = _unpack(things, traverse)
+    found, rebuild = unpack_all(things, traverse)
     better = optimize_plan([c.node for c in found])
     return tuple(rebuild([c.__tilework_rebuild__(node) for c, node in zip(found, better, strict=True)]))
 
@@ -453,7 +414,7 @@ def explain(*things: Any, traverse: bool = True, **options: Any) -> Explanation:
         against the budget, parallelism, and advice on chunks.
     """
     settings = _settings(options)
-    found, _ = _unpack(things, traverse)
+    found, _ = unpack_all(things, traverse)
     nodes = list(dict.fromkeys(c.node for c in found))
     return prepare([_as_result(node)[0] for node in nodes], settings).explanation()
 
@@ -486,7 +447,7 @@ def visualize(
     Drawing
         Shows itself in notebooks.
     """
-    found, _ = _unpack(things, traverse)
+    found, _ = unpack_all(things, traverse)
     nodes = list(dict.fromkeys(c.node for c in found))
     graph = None
     if nodes and (optimize_graph or show_tasks):
@@ -552,64 +513,10 @@ def _array_result(sink: MemorySink | BlockSink) -> Any:
     return array if array.ndim else array[()]  # NumPy gives scalars for results without axes, too
 
 
-# ---------------------------------------------------------------- containers
-
-
-def _unpack(things: Iterable[Any], traverse: bool) -> tuple[list[Any], Callable[[list[Any]], list[Any]]]:
-    """The collections inside ``things``, and a function that puts their replacements in their places."""
-    found: list[Any] = []
-    plans = [_plan(thing, traverse, found, top=True) for thing in things]
-    return found, lambda values: [plan(values) if callable(plan) else values[plan] for plan in plans]
-
-
-_Plan = int | Callable[[list[Any]], Any]
-"""Where a thing's replacement is: a number in the list of values, or a function of that list."""
-
-
-def _plan(thing: Any, traverse: bool, found: list[Any], top: bool = False) -> _Plan:
-    if is_collection(thing):
-        found.append(thing)
-        return len(found) - 1
-    if traverse or top:
-        for unpack in _unpackers:
-            unpacked = unpack(thing)
-            if unpacked is not None:
-                inner, rebuild = unpacked
-                return _all(inner, traverse, found, rebuild)
-    if traverse:
-        kind = type(thing)
-        if kind in (list, tuple, set, frozenset):
-            return _all(list(thing), traverse, found, kind)
-        if kind is dict:
-            keys = list(thing)
-            return _all(list(thing.values()), traverse, found, lambda values: dict(zip(keys, values, strict=True)))
-        if isinstance(thing, tuple) and hasattr(thing, "_fields"):
-            return _all(list(thing), traverse, found, lambda values: kind(*values))
-        if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-            names = [f.name for f in dataclasses.fields(thing) if hasattr(thing, f.name)]
-            fields = [getattr(thing, name) for name in names]
-            return _all(
-                fields, traverse, found, lambda values: _copy_with(thing, dict(zip(names, values, strict=True)))
-            )
-    return lambda values: thing
-
-
-def _copy_with(thing: Any, fields: Mapping[str, Any]) -> Any:
-    """A copy of a dataclass instance, frozen or not. Its ``__init__`` may want other things than its fields."""
-    new = copy(thing)
-    for name, value in fields.items():
-        object.__setattr__(new, name, value)
-    return new
-
-
-def _all(inner: Sequence[Any], traverse: bool, found: list[Any], rebuild: Callable[[list[Any]], Any]) -> _Plan:
-    plans = [_plan(thing, traverse, found) for thing in inner]
-    return lambda values: rebuild([plan(values) if callable(plan) else values[plan] for plan in plans])
-
-
 __all__ = [
     "Collection",
     "Prepared",
+    "Unpacked",
     "before_run",
     "compute",
     "explain",
