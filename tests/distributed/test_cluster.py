@@ -220,3 +220,12 @@ def test_reprs(cluster: LocalCluster) -> None:
     assert html.count(token) == 1  # in the link, and not for all to read
     with Client(cluster) as client:
         assert client._repr_html_().count("<tr>") == html.count("<tr>")
+
+
+def test_a_cluster_knows_its_clients_if_nothing_else_is_imported() -> None:
+    program = """
+from tilework.distributed import LocalCluster
+with LocalCluster(1, 1, dashboard_address=None) as cluster, cluster.get_client() as client:
+    assert client.submit(abs, -1).result() == 1
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -43,7 +43,7 @@ _HOME = {
     "FIRST_EXCEPTION": "tilework.distributed.waiting",
     "Future": "tilework.distributed.future",
     "KilledWorker": "tilework.base.errors",
-    "LocalCluster": "tilework.distributed.cluster",
+    "LocalCluster": "tilework.distributed.client",  # which tells it what its clients are
     "TimeoutError": "builtins",
     "Worker": "tilework.distributed.tasks",
     "as_completed": "tilework.distributed.waiting",
