@@ -32,7 +32,6 @@ from tilework.distributed import (
     secede,
     wait,
 )
-from tilework.distributed import client as client_module
 from tilework.engine.cluster.versions import versions
 
 
@@ -503,7 +502,7 @@ def test_from_another_process(cluster: LocalCluster) -> None:
 
 
 def test_by_the_environment(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(client_module.ADDRESS_VARIABLE, cluster.scheduler_address)
+    monkeypatch.setenv(config.ADDRESS_VARIABLE, cluster.scheduler_address)
     with Client() as client:
         assert client.scheduler_info()["address"] == cluster.scheduler_address
         assert client.cluster is None

@@ -31,7 +31,8 @@ from tilework.distributed.executor import ClientExecutor
 from tilework.distributed.future import Future, futures_of
 from tilework.engine.cluster import messages, values, worker
 from tilework.engine.cluster.engine import Block, ClusterEngine
-from tilework.engine.cluster.link import FINISHED, PENDING, Link
+from tilework.engine.cluster.known import FINISHED, PENDING
+from tilework.engine.cluster.link import Link
 
 CALLS = 1000
 """Calls in one message: workers begin with the first while the next are pickled."""

@@ -20,7 +20,8 @@ from tilework.engine.cluster import messages, values
 from tilework.engine.cluster.arena import Arena, Slot
 from tilework.engine.cluster.channel import Channel
 from tilework.engine.cluster.interrupts import Deferred
-from tilework.engine.cluster.link import CANCELLED, ERROR, FINISHED, LOST, PENDING, Link, State
+from tilework.engine.cluster.known import CANCELLED, ERROR, FINISHED, LOST, PENDING, State
+from tilework.engine.cluster.link import Link
 
 
 class Scheduler:
@@ -451,10 +452,15 @@ def test_values_stay_valid_after_closing(scheduler: Scheduler, link: Link) -> No
 
 def test_a_forked_process_cannot_use_it(scheduler: Scheduler, link: Link) -> None:
     (state,) = link.reserve(1)
+    result = link.empty((1 << 20,), np.dtype(float))
+    result[:] = 7
+    link.slot.warm_limit = 0
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
         try:
+            del result
+            gc.collect()
             link.send(messages.Release([1]))
         except ClusterClosedError as error:
             os.write(write, str(error).encode())
@@ -464,6 +470,7 @@ def test_a_forked_process_cannot_use_it(scheduler: Scheduler, link: Link) -> Non
     os.close(write)
     with open(read, "rb") as file:
         assert b"was forked" in file.read()
+    assert set(result.tolist()) == {7.0}  # the child has given it back, but to nobody
     scheduler.say(scheduler.done(state))
     assert link.wait_done([state], 10)
     assert not scheduler.of(messages.Release)

@@ -19,7 +19,8 @@ import numpy as np
 
 from tilework.base.errors import PlanError, TileworkError
 from tilework.engine.cluster import messages, values
-from tilework.engine.cluster.link import FINISHED, PENDING, Link, State
+from tilework.engine.cluster.known import FINISHED, PENDING, State
+from tilework.engine.cluster.link import Link
 from tilework.engine.events import BatchFinished, Listener, RunEvent, RunFinished, RunStarted
 from tilework.engine.local.budget import refuse
 from tilework.engine.protocol import Receiver, RunOptions
