@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tilework.base.errors import ClusterClosedError, ConfigError, ConnectionLostError
+from tilework.base.tokens import tokenize
 from tilework.distributed import CancelledError, Client, Future, LocalCluster, TimeoutError, futures_of, wait
 
 
@@ -175,7 +176,8 @@ def test_pickled_futures(client: Client, cluster: LocalCluster) -> None:
         assert again.result() == 2
         failed = client.submit(divide, 1, 0)
         assert isinstance(pickle.loads(pickle.dumps(failed)).exception(), ZeroDivisionError)
-    assert copy.copy(future) is copy.deepcopy(future) is future
+    assert copy.deepcopy([future])[0].result() == 2
+    assert tokenize(future) == tokenize(pickle.loads(blob)) != tokenize(client.submit(inc, 1))
 
 
 def test_pickled_futures_need_a_client(cluster: LocalCluster) -> None:

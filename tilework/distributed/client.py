@@ -346,12 +346,6 @@ class Client(Administration):
         """
         kind = type(data)
         items = list(data.values()) if kind is dict else list(data) if kind in (list, tuple, set, frozenset) else [data]
-        futures = self._scatter(items)
-        if kind is dict:
-            return dict(zip(data, futures, strict=True))
-        return kind(futures) if kind in (list, tuple, set, frozenset) else futures[0]
-
-    def _scatter(self, items: list[Any]) -> list[Future]:
         dumped = []
         for item in items:
             try:
@@ -360,7 +354,10 @@ class Client(Administration):
                 raise
             except Exception as error:
                 raise TypeError(f"{type(item).__qualname__} cannot be sent to the cluster: {error}") from error
-        return self._put([value for value, _ in dumped], [size for _, size in dumped])
+        futures = self._put([value for value, _ in dumped], [size for _, size in dumped])
+        if kind is dict:
+            return dict(zip(data, futures, strict=True))
+        return kind(futures) if kind in (list, tuple, set, frozenset) else futures[0]
 
     def _put(self, dumped: list[messages.Value], sizes: list[int]) -> list[Future]:
         if not dumped:
@@ -410,7 +407,7 @@ class Client(Administration):
         found = session.submit(
             *things, scheduler=self, retries=chosen.retries, priority=priority, only=chosen.workers, **options
         )
-        futures = [self._future_of(thing) if isinstance(thing, Block) else thing for thing in found]
+        futures = [Future(self, self.link.meet(x.number)) if isinstance(x, Block) else x for x in found]
         if sync:
             futures = self.gather(futures)
         return futures if several else futures[0]
@@ -436,9 +433,6 @@ class Client(Administration):
             *things, scheduler=self, retries=chosen.retries, priority=priority, only=chosen.workers, **options
         )
         return list(found) if several else found[0]
-
-    def _future_of(self, handle: Block) -> Future:
-        return Future(self, self.link.meet(handle.number))
 
     def __tilework_engine__(self) -> ClusterEngine:
         return self._engine

@@ -226,15 +226,6 @@ class Future:
     def __reduce__(self) -> tuple[Any, ...]:
         return self.client.restore_future, (self.cluster, self.number, self.state.label, self.state.given_key)
 
-    def __copy__(self) -> Future:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Future:
-        return self
-
-    def __tilework_token__(self) -> str:
-        return f"{self.cluster}-{self.number:x}"
-
     def __repr__(self) -> str:
         kind = self.type
         return f"<Future: {self.status}, {f'type: {_name(kind)}, ' if kind else ''}key: {self.key}>"

@@ -262,8 +262,8 @@ class Connection:
             self._baton.release()
         self._wake()
 
-    def _lost(self, error: ConnectionLostError) -> ConnectionLostError:
-        return ConnectionLostError(f"the cluster at {self._address} has ended: {error}. Its futures are lost")
+    def _lost(self, reason: object) -> ConnectionLostError:
+        return ConnectionLostError(f"the cluster at {self._address} has ended: {reason}. Its futures are lost")
 
     def _check(self) -> None:
         if self._broken is not None:

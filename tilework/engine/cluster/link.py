@@ -81,7 +81,7 @@ class Link(Connection):
             messages.Progress: self._watched,
             messages.Over: self._watched,
             messages.Free: lambda message: self.slot.free(message.extents),
-            messages.Closing: self._closing,
+            messages.Closing: lambda message: self._break(self._lost(message.reason)),
         }
 
     @classmethod
@@ -383,9 +383,6 @@ class Link(Connection):
         watcher = self._watchers.get(message.first)
         if watcher is not None:
             watcher(message)
-
-    def _closing(self, message: messages.Closing) -> None:
-        self._break(ConnectionLostError(f"the cluster at {self.welcome.address} has ended: {message.reason}"))
 
     # ------------------------------------------------------------ the end
 
