@@ -174,6 +174,9 @@ def test_more_is_persisted_than_memory_holds(client: Client) -> None:
     wait(held)
     assert [float(x[0, 0].compute()) for x in held] == [float(k) for k in range(12)]
     assert [x.mean().compute() for x in held] == [float(k) for k in range(12)]
+    del held
+    one = ta.ones((12, 2500, 2000), chunks=(1, 500, 2000)).persist()
+    assert one.sum().compute() == 12 * 2500 * 2000
 
 
 def test_writing(client: Client, tmp_path: Path) -> None:

@@ -489,6 +489,22 @@ def test_a_block_that_is_looked_at_stays_in_memory() -> None:
     assert s.take_freed() == [base]
 
 
+def test_at_the_end_long_ways_are_begun_first() -> None:
+    s, stage = scheduler()
+    s.workers = 2
+    s.seconds[stage] = 0.1
+    single = s.add_calls(2, None, stage)
+    chain = s.add_calls(1, None, stage)
+    middle = s.add_calls(1, [[chain]], stage)
+    s.add_calls(1, [[middle]], stage)
+    assert given(s, 0).tasks == [chain]
+    assert given(s, 1).tasks == [single]
+    assert s.died(0) == [chain]
+    s.validate()
+    s.seconds[stage] = 1e-9
+    assert given(s, 0).tasks[:2] == [single + 1, chain], "short ones go as they came"
+
+
 def test_numbers_of_the_dead_are_used_again() -> None:
     s, stage = scheduler()
     s.add_calls(1000, None, stage)

@@ -122,7 +122,7 @@ class ClusterEngine:
 
     def submit(self, graph: TaskGraph, options: RunOptions) -> list[Block]:
         """See :class:`~tilework.engine.protocol.RemoteEngine`."""
-        refuse(graph, options.budget)
+        refuse(graph, options.budget, together=False)  # what stays on the cluster may go to disk there
         blocks = [Block(self.link, state) for state in self.link.reserve(len(graph.outputs) + 1, "block")]
         self.link.send(_message(self.link, graph, options, blocks[0].number, False))
         return blocks

@@ -30,14 +30,14 @@ def task_bytes(graph: TaskGraph) -> np.ndarray:
     return need
 
 
-def refuse(graph: TaskGraph, budget: int) -> None:
-    """Raise MemoryBudgetError if some task alone, or the results together, can never fit ``budget``."""
+def refuse(graph: TaskGraph, budget: int, together: bool = True) -> None:
+    """Raise MemoryBudgetError if some task alone, or the results ``together``, can never fit ``budget``."""
     if int(graph.out_bytes.sum()) + int(graph.work_bytes.max(initial=0)) + graph.resident_bytes <= budget:
         return  # all blocks at once fit, so any of them do
     kept = np.zeros(graph.n_tasks, bool)  # an output may be asked for twice
     kept[graph.outputs] = True
     results = int(graph.out_bytes[kept].sum()) + graph.resident_bytes
-    if results > budget:  # always if there is no task at all
+    if together and results > budget:  # always if there is no task at all
         raise MemoryBudgetError(
             f"the results need {format_bytes(results)} of memory together, and the budget is {format_bytes(budget)}: "
             "store them (to_zarr, store) instead of computing them into memory, or raise memory=..."

@@ -115,11 +115,19 @@ class Queue:
         return cursor if cursor < stop else found
 
     def take(self, rank: int) -> None:
-        """Take what :meth:`lowest` has found out of the ready ones."""
+        """Take what :meth:`lowest` or :meth:`ready` has found out of the ready ones."""
         if rank == self.cursor:
             self.cursor = rank + 1
-        else:
+        elif self.passed and self.passed[0] == rank:
             heappop(self.passed)
+        elif rank in self.passed:
+            self.purge([self.task(rank)])
+
+    def ready(self) -> list[int]:
+        """The ranks of all READY tasks. Takes as long as there are tasks left."""
+        states, order = self.states, self.order
+        walked = [rank for rank in range(self.cursor, self.n) if states[order[rank]] == READY]
+        return walked + [rank for rank in self.passed if states[self.task(rank)] == READY]
 
     # ------------------------------------------------------------ tasks that are not for everybody
 

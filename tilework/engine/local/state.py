@@ -37,6 +37,10 @@ Policy
 *Which task.* The ready one of lowest rank (see ``queue``). Ranks of a graph are a depth-first order in which inputs
 precede users, so one worker that has memory enough runs exactly ``graph.order``.
 
+At the end, when few calls are left for each worker and they are long, the ready one goes first behind which most is
+still to do: a chain that is begun last is what everybody would wait for. (Blocks of arrays keep to their order, by
+which their memory was predicted.)
+
 *How many.* A worker takes a batch: tasks worth about a millisecond, by what earlier tasks of the stage took, less while
 others are idle, and one task where nothing is known yet. A task may join a batch whose inputs come earlier in the
 *same* batch, so chains and subtrees run inline on the worker that has their data. Wrong guesses do no harm, since an
@@ -92,6 +96,9 @@ BATCH_TASKS: Final = 1000  # also bounds what an event for listeners weighs
 BATCH_BYTES: Final = 1 << 20  # what a batch may reserve beyond its first task: more was not predicted ...
 BATCH_SHARE: Final = 64  # ... and at most this fraction of the budget
 LOOKAHEAD: Final = 8  # candidates tried when the first does not fit
+END_TASKS: Final = 8  # calls left for each worker: the end
+END_LOOK: Final = 256  # ... but not more tasks than that: each is looked at whenever a worker asks
+END_SECONDS: Final = 1e-2  # and only for tasks that take so long, a hundred times what looking takes
 _BLOCKED: Final = 1 << 62  # the demand of a task that waits for a block which is moving: fits nowhere
 
 
@@ -152,6 +159,8 @@ class Scheduler(GrowingTasks):
         rank, terms = (self.queue.lowest(), None) if apart is None else apart
         if rank == NONE:
             return self._nothing_ready(worker, patient)
+        if terms is None and self.unfinished <= min(END_LOOK, END_TASKS * self.workers):
+            rank = self._longest_way(rank)
         task = self.queue.task(rank)
         need, loads = self._demand(task)
         if need > self._limit - self.held - self.reserved:
@@ -398,6 +407,30 @@ class Scheduler(GrowingTasks):
                     need += self.sizes[block]
         return need, loads
 
+    def _longest_way(self, rank: int) -> int:
+        """Of all ready tasks the rank of that behind which most is to do, in seconds; ``rank`` if that is not worth it.
+
+        That is Hu's rule (T. C. Hu, Parallel sequencing and assembly line problems, 1961).
+        """
+        costs, stage_of, states = self.seconds, self.stage_of, self.states
+        stage = stage_of[self.queue.task(rank)]
+        if not self.learns[stage] or not END_SECONDS < costs[stage] < inf:
+            return rank
+        ways: dict[int, float] = {}
+
+        def way(task: int) -> float:
+            found = ways.get(task)
+            if found is None:
+                cost = costs[stage_of[task]]
+                left = [way(user) for user in self.users_of(task) if states[user] == WAITING]
+                found = ways[task] = max(left, default=0.0) + (cost if cost < inf else 0.0)
+            return found
+
+        ready = self.queue.ready()
+        longest = max(ready, key=lambda other: (way(self.queue.task(other)), -other))
+        fits = self._demand(self.queue.task(longest))[0] <= self.room
+        return longest if fits else rank
+
     def _look_ahead(self) -> tuple[int, int, list[int]] | None:
         """One of the next few ready tasks that fits and leaves no more behind than it frees."""
         room, queue = self.room, self.queue
@@ -492,11 +525,14 @@ class Scheduler(GrowingTasks):
             run.reserved, run.scratch = total, scratch
             tasks.append(task)
         queue.cursor = cursor
-        if len(tasks) == 1:
+        if len(tasks) == 1 and self.learns[stage_of[tasks[0]]]:
             self._take_along(run)
 
     def _take_along(self, run: Run) -> None:
-        """Behind a long task add what alone needs its block, if that is quicker: so the block stays in the worker."""
+        """Behind a long call add what alone needs its value, if that is quicker: so the value stays in the worker.
+
+        Not behind blocks of arrays: both would be held until the batch is over, and that was not predicted.
+        """
         states, remaining, uses, costs, stage_of = self.states, self.remaining, self.uses, self.seconds, self.stage_of
         tasks, here = run.tasks, set(run.tasks)
         left = sum(costs[stage_of[task]] for task in tasks)
