@@ -184,6 +184,10 @@ class Arena:
             os.close(self.fd)
             self.fd = -1
 
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:  # else it could not be made
+            self.close()
+
     def _mapping(self, slot: int) -> _Mapping:
         found = self._mappings.get(slot)
         if found is None:

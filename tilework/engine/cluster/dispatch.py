@@ -37,6 +37,7 @@ from tilework.engine.local.states import HELD, Run, Spill
 BATCH_SECONDS: Final = 5e-3  # handing over and waking up takes some tenths of a millisecond
 BATCH_TASKS: Final = 1000
 SHORT_SECONDS: Final = 20e-3  # what a worker has left to do, if it shall be given more beforehand
+SMALL_BYTES: Final = 64 << 10  # of a result that is made even if nothing can be written to disk
 PATIENCE_SECONDS: Final = 10e-3  # before what was not started is asked back: twice what a batch should take
 
 
@@ -95,7 +96,7 @@ class Dispatch:
         if core.held + core.reserved <= core.limit:
             return False
         frees = sum(core.sizes[b] for b in set(core.inputs(run.tasks[0])) if core.uses[b] == 1)
-        return core.sizes[run.tasks[0]] >= frees
+        return core.sizes[run.tasks[0]] > max(frees, SMALL_BYTES)
 
     def _refuse(self, credit: int, run: Run) -> None:
         core, task = self._core, run.tasks[0]

@@ -491,6 +491,10 @@ class Futures:
                 if task not in self.calls:
                     self._one_future_less(task)
         self.core.release([task for task in tasks if task >= 0] if whole else tasks)
+        states, uses = self.core.states, self.core.uses
+        running = [task for task in tasks if task in self.calls and states[task] == RUNNING and not uses[task]]
+        if running:  # should their worker die, they must not run again
+            self.fail(self.core.cancel(running), CANCELLED)
 
     def _one_future_less(self, task: int) -> None:
         """A graph of which nobody has a future any more need not go on, unless tasks that are not its own need it."""

@@ -157,10 +157,11 @@ class Requests:
 
     def _restart(self, client: Client, say: Say) -> None:
         holders = self._scheduling.holders
-        old = set(self._crew.serving())
+        workers = self._scheduling.members.workers
+        old = set(workers.values())
         self._scheduling.cancel(list(holders.task_of))
         self._crew.restart()
-        self._when(lambda: self._are_serving(self._crew.target) and not old.intersection(self._crew.serving()), say)
+        self._when(lambda: self._are_serving(self._crew.target) and old.isdisjoint(workers.values()), say)
 
     def _scale(self, client: Client, say: Say, n: int) -> None:
         self._crew.scale(n)
