@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tilework.base.errors import MemoryBudgetError
 from tilework.engine.cluster import messages, scheduling
 from tilework.engine.cluster.members import Cause, Worker
 from tilework.engine.cluster.messages import OnDisk, Stored
+from tilework.engine.cluster.values import load_error
 from tilework.engine.local.check import Watched
 
 SLOT_BITS = 32
@@ -267,7 +269,10 @@ class ImaginedClient:
                 self._end(future, "cancelled" if message.cancelled else "error")
         elif kind is messages.Values:
             futures = self.asked[message.request]
-            assert not message.error
+            if message.error:
+                assert isinstance(load_error(message.error), MemoryBudgetError)
+                assert set(message.values) == {None}
+                return
             for future, value in zip(futures, message.values, strict=True):
                 assert value is not None or self.states.get(future) != "finished"
                 if value is not None:

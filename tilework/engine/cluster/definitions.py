@@ -28,6 +28,7 @@ class Graph:
     first: int  # its first future
     payload: Value
     base: int  # the core's number of its task 0
+    stage: int  # and of its stage 0
     n_tasks: int
     held: dict[int, int]  # its task → block
     scratch: dict[int, int]

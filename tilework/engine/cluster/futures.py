@@ -83,7 +83,8 @@ class Futures:
         self.ended: list[int] = []
         self.obsolete: tuple[list[int], list[int]] = [], []
         self.resident_bytes = 0  # of all graphs
-        self.operations: dict[int, Operation] = {}  # by stage, in the order in which they came
+        self.operations: dict[int, Operation] = {}  # by stage, of functions and graphs that there are
+        self.past: dict[str, Operation] = {}  # by label, of those that there were
         self._bases: list[int] = []  # of graphs, ascending ...
         self._by_base: list[Graph] = []  # ... and these
         self._graph_count = 0
@@ -117,6 +118,7 @@ class Futures:
         if function.retired and not function.left:
             self.blocks.unref(function.blob)
             del self.functions[function.number]
+            self._file(function.number)
             self.obsolete[0].append(function.number)
 
     # ------------------------------------------------------------ what there is to do
@@ -219,6 +221,7 @@ class Futures:
             first=message.first,
             payload=message.payload,
             base=base,
+            stage=len(self.core.seconds) - len(message.labels),
             n_tasks=n,
             held=held,
             scratch=message.scratch,
@@ -248,10 +251,8 @@ class Futures:
         self._by_base.append(graph)
         self.blocks.ref(graph.payload)
         self.resident_bytes += graph.resident_bytes
-        if graph.n_tasks:
-            first = self.core.stage_of[graph.base]
-            for s, (label, a, b) in enumerate(zip(graph.labels, graph.offsets[:-1], graph.offsets[1:], strict=True)):
-                self.operations[first + s] = Operation(label, b - a)
+        for s, (label, a, b) in enumerate(zip(graph.labels, graph.offsets[:-1], graph.offsets[1:], strict=True)):
+            self.operations[graph.stage + s] = Operation(label, b - a)
 
     def _fail_or_end_early(self, graph: Graph) -> None:
         """Tasks that need what has failed before; or a graph of which nothing is to be done."""
@@ -267,11 +268,11 @@ class Futures:
 
     def finished(self, tasks: Sequence[int], results: Sequence[Value | None], sizes: Sequence[int]) -> None:
         """These tasks are done, and the core has been told. ``collect`` must follow."""
+        self._count_done(tasks)
         holders, values, calls = self.holders, self.blocks.values, self.calls
         future_of, clients, awaited = holders.future_of, holders.clients, self.awaited
         rare = bool(holders.followers or holders.aliases or holders.nobody.held)
         client: Client | None = None
-        void: list[int] = []
         for task, value, size in zip(tasks, results, sizes, strict=True):
             small = type(value) is bytes
             if small or value is None:
@@ -280,7 +281,6 @@ class Futures:
                 self.blocks.put(task, value)
             if task in self.failures:  # it was cancelled meanwhile
                 self.blocks.drop([task])
-                void.append(task)
                 continue
             call = calls.pop(task, None)
             if call is None:
@@ -305,17 +305,17 @@ class Futures:
                 self._tell_others(future, task)
             if task in awaited:
                 self.ended.append(task)
-        stage_of = self.core.stage_of.__getitem__
-        counts = Counter(map(stage_of, tasks))
-        counts.subtract(map(stage_of, void))
-        for stage, n in counts.items():
+        if holders.nobody.held:
+            mine = [f for task in tasks for f in holders.futures(task) if f in holders.nobody.held]
+            self.release(holders.nobody, mine)
+
+    def _count_done(self, tasks: Sequence[int]) -> None:
+        good = [task for task in tasks if task not in self.failures] if self.failures else tasks
+        for stage, n in Counter(map(self.core.stage_of.__getitem__, good)).items():
             self.operations[stage].done += n
             function = self.functions.get(stage)
             if function is not None:
                 self._fewer_calls(function, n)
-        if holders.nobody.held:
-            mine = [f for task in tasks for f in holders.futures(task) if f in holders.nobody.held]
-            self.release(holders.nobody, mine)
 
     def fail(self, tasks: Sequence[int], error: bytes) -> None:
         """These will not be done: what raised it, or was cancelled, and what needs it. ``collect`` must follow."""
@@ -404,12 +404,22 @@ class Futures:
         if not graph.left and not graph.failed and self.graphs.pop(graph.number, None) is not None:
             self.blocks.unref(graph.payload)
             self.resident_bytes -= graph.resident_bytes
+            for stage in range(graph.stage, graph.stage + len(graph.labels)):
+                self._file(stage)
             client = self.holders.clients.get(graph.client)
             if client is not None:
                 self.holders.tell(client, Over(graph.first))
             self.obsolete[1].append(graph.number)
             i = bisect_right(self._bases, graph.base) - 1
             del self._bases[i], self._by_base[i]
+
+    def _file(self, stage: int) -> None:
+        """Nothing of this kind will run any more."""
+        operation = self.operations.pop(stage)
+        past = self.past.setdefault(operation.label, Operation(operation.label))
+        past.total += operation.total
+        past.done += operation.done
+        past.failed += operation.failed
 
     # ------------------------------------------------------------ what clients ask for
 
@@ -574,8 +584,9 @@ class Futures:
         return left
 
     def label(self, task: int) -> str:
-        """The name of a task's function or operation."""
-        return self.operations[self.core.stage_of[task]].label
+        """The name of a task's function or operation, if that is still known."""
+        operation = self.operations.get(self.core.stage_of[task])
+        return "" if operation is None else operation.label
 
 
 def _not_yet() -> ConfigError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilework.base.version import __version__
 from tilework.engine.cluster.clients import DETACHED
+from tilework.engine.cluster.definitions import Operation
 from tilework.engine.cluster.limits import own_bytes
 from tilework.engine.cluster.members import Worker
 from tilework.engine.cluster.snapshot import (
@@ -49,7 +50,7 @@ def info(server: Server) -> dict[str, Any]:
 def snapshot(server: Server) -> Snapshot:
     """All that there is to see at this moment."""
     scheduling, journal = server.scheduling, server.journal
-    core, futures = scheduling.core, scheduling.futures
+    core = scheduling.core
     now = time.time()
     operations = _operations(server)
     return Snapshot(
@@ -69,8 +70,8 @@ def snapshot(server: Server) -> Snapshot:
             if client.number != DETACHED
         ),
         counters=Counters(
-            tasks_done=sum(operation.done for operation in futures.operations.values()),
-            tasks_failed=sum(operation.failed for operation in futures.operations.values()),
+            tasks_done=sum(operation.done for operation in _all_operations(server)),
+            tasks_failed=sum(operation.failed for operation in _all_operations(server)),
             tasks_retried=scheduling.dispatch.retried,
             workers_started=server.crew.started,
             workers_died=server.crew.died,
@@ -103,6 +104,11 @@ def _worker(server: Server, worker: Worker) -> WorkerSnapshot:
     )
 
 
+def _all_operations(server: Server) -> list[Operation]:
+    futures = server.scheduling.futures
+    return [*futures.past.values(), *futures.operations.values()]
+
+
 def _operations(server: Server) -> tuple[OperationSnapshot, ...]:
     """Stages of the same label together, in the order in which they came."""
     running: dict[str, int] = {}
@@ -112,7 +118,7 @@ def _operations(server: Server) -> tuple[OperationSnapshot, ...]:
             for task in batch.run.tasks:
                 running[label(task)] = running.get(label(task), 0) + 1
     totals: dict[str, list[int]] = {}
-    for operation in server.scheduling.futures.operations.values():
+    for operation in _all_operations(server):
         total = totals.setdefault(operation.label, [0, 0, 0])
         total[0] += operation.total
         total[1] += operation.done
