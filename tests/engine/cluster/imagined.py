@@ -174,7 +174,7 @@ class ImaginedWorker:
     def die(self, mark: int = -1, cause: Cause | None = None) -> None:
         """The process ends; what it had in memory and nobody knows of is gone."""
         self.member.cause = cause
-        self.cluster.scheduling.worker_died(self.member, -9, [mark])
+        self.cluster.scheduling.worker_died(self.member, -9, [mark], self.cluster.now)
         self.cluster.workers.remove(self)
 
 

@@ -257,7 +257,7 @@ class Crew:
                     "error", f"{self._quick_deaths} workers ended before they served; their output says why"
                 )
         batches = set(self._members.batches)
-        self._scheduling.worker_died(worker, code, self._slots.marks(worker.slot), out_of_memory)
+        self._scheduling.worker_died(worker, code, self._slots.marks(worker.slot), monotonic(), out_of_memory)
         self._slots.give_up(worker.slot, batches - worker.batches.keys())
         for number in worker.batches:
             self._slots.batch_ended(number)

@@ -6,11 +6,16 @@ Those tasks fail. All others just run again, on any worker.
 If a worker died by itself, what its board says was running are suspects: each of them may have killed it, and most
 have not. They run again one by one, in the cell (see ``members``). So at the next death there is one suspect only, and
 whoever is it :data:`DEATHS` times fails, with the story of all of them.
+
+One thing is hard to tell from a task that kills its worker: somebody who sends SIGKILL to workers, again and again,
+while a task runs for long. But who kills itself does so after the same time; if that differs the death does not count.
 """
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from tilework.base.errors import KilledWorker, MemoryLimitError, TaskTimeoutError
@@ -23,6 +28,11 @@ from tilework.engine.cluster.values import dump_error
 from tilework.engine.local.states import FAILED, RUNNING
 
 DEATHS: Final = 3
+MOST_DEATHS: Final = 10  # whether they count or not
+# Seconds, with what it takes to hear of it: whoever runs for longer must be killed once more to be found guilty of it,
+AT_ONCE: Final = 0.1
+# each time after the same time, give or take this share of it.
+ALIKE: Final = 0.2
 
 
 class Faults:
@@ -42,10 +52,12 @@ class Faults:
         self._futures, self._members, self._dispatch = futures, members, dispatch
         self._core = futures.core
         self._memory_limit, self._task_timeout = memory_limit, task_timeout
-        self._stories: dict[int, list[str]] = {}  # by task: one line a death
+        self._stories: dict[int, list[tuple[str, float | None]]] = {}  # by task: a line a death, and `elapsed`
         self._homeless: set[int] = set()  # suspects for whom there is no cell yet
 
-    def worker_died(self, worker: Worker, code: int | None, marks: list[int], out_of_memory: bool = False) -> None:
+    def worker_died(
+        self, worker: Worker, code: int | None, marks: list[int], now: float, out_of_memory: bool = False
+    ) -> None:
         """A worker has ended, and all it said was heard. ``marks`` is what its threads were running.
 
         ``Futures.collect`` must follow.
@@ -62,6 +74,7 @@ class Faults:
         core.unpin(worker.viewed)
         for value in worker.viewed_arguments.values():
             blocks.unref(value)
+        began = max((batch.sent for batch in worker.batches.values()), default=now)
         self._members.leave(worker)
         cause = worker.cause
         for task in worker.suspects:
@@ -69,24 +82,27 @@ class Faults:
         running = [task for task in marks if task in lost and task not in self._futures.failures]
         for task in running:
             if cause is None:
-                self._suspect(worker, task, how_it_ended(code, out_of_memory))
+                unexplained = code == -signal.SIGKILL and not out_of_memory and task in worker.suspects
+                self._suspect(worker, task, how_it_ended(code, out_of_memory), now - began if unexplained else None)
             elif task in cause.tasks:
                 self._punish(worker, task, len(running))
 
-    def _suspect(self, worker: Worker, task: int, end: str) -> None:
+    def _suspect(self, worker: Worker, task: int, end: str, elapsed: float | None = None) -> None:
+        """``elapsed``: how long it had been running, where that may acquit it."""
         story = self._stories.setdefault(task, [])
         seen = f", {format_bytes(worker.own_bytes)} of memory when last seen" if worker.own_bytes else ""
-        story.append(f"{time.strftime('%H:%M:%S')}: worker {worker.number} (process {worker.pid}{seen}) {end}")
-        if len(story) < DEATHS:
+        line = f"{time.strftime('%H:%M:%S')}: worker {worker.number} (process {worker.pid}{seen}) {end}"
+        story.append((line, elapsed))
+        if not _is_guilty([elapsed for _, elapsed in story]):
             self._to_cell(task)
             return
-        lines = "\n".join(f"  {line}" for line in story)
+        lines = "\n".join(f"  {line}" for line, _ in story)
         self.fail(
             task,
             KilledWorker(
-                f"the task {self._futures.label(task)!r} was running each time when {DEATHS} workers died, so it will "
-                f"not be tried again:\n{lines}\nIf it crashes in compiled code, run it by itself with scheduler='sync' "
-                "under faulthandler; if memory was short, give it less at a time or use fewer workers"
+                f"the task {self._futures.label(task)!r} was running each time when {len(story)} workers died, so it "
+                f"will not be tried again:\n{lines}\nIf it crashes in compiled code, run it by itself with "
+                "scheduler='sync' under faulthandler; if memory was short, give it less at a time or use fewer workers"
             ),
         )
 
@@ -159,3 +175,11 @@ class Faults:
         """Do not run a task any more."""
         self._stories.pop(task, None)
         self._futures.fail(self._core.cancel([task]), dump_error(error))
+
+
+def _is_guilty(elapsed: Sequence[float | None]) -> bool:
+    """Whether a task is to blame for deaths of its workers: see the module's docstring. None counts in any case."""
+    since = [seconds for seconds in elapsed if seconds is not None]
+    alike = [seconds for seconds in since if abs(seconds - since[-1]) <= max(AT_ONCE, ALIKE * since[-1])]
+    needed = DEATHS + bool(since and since[-1] > AT_ONCE)
+    return len(elapsed) - len(since) + len(alike) >= needed or len(elapsed) >= MOST_DEATHS

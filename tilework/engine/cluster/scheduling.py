@@ -120,9 +120,11 @@ class Scheduling:
         self.faults.leaving(worker)
         self._count_threads()
 
-    def worker_died(self, worker: Worker, code: int | None, marks: list[int], out_of_memory: bool = False) -> None:
+    def worker_died(
+        self, worker: Worker, code: int | None, marks: list[int], now: float, out_of_memory: bool = False
+    ) -> None:
         """A worker process has ended, and all that it said was heard."""
-        self.faults.worker_died(worker, code, marks, out_of_memory)
+        self.faults.worker_died(worker, code, marks, now, out_of_memory)
         self.futures.collect()
         self._count_threads()
 
