@@ -31,14 +31,24 @@ def is_stopped(pid: int) -> bool:
 
 
 def out_of_memory_kills() -> int:
-    """How many processes of our cgroup the system has killed so far because memory was short; 0 if it does not tell."""
+    """How many processes the system has killed so far because memory was short; 0 if it does not tell."""
+    kills = 0
+    for path in ("/proc/vmstat", f"/sys/fs/cgroup{_cgroup()}/memory.events"):
+        try:
+            with open(path) as file:
+                kills += next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except (OSError, StopIteration, ValueError, IndexError):
+            pass
+    return kills
+
+
+def _cgroup() -> str:
+    """The path of our control group (version 2)."""
     try:
         with open("/proc/self/cgroup") as file:
-            path = next(line.split(":", 2)[2].strip() for line in file if line.startswith("0::"))
-        with open(f"/sys/fs/cgroup{path}/memory.events") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return 0
+            return next((line.split(":", 2)[2].strip() for line in file if line.startswith("0::")), "")
+    except (OSError, IndexError):
+        return ""
 
 
 def how_it_ended(code: int | None, out_of_memory: bool = False) -> str:
