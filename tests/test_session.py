@@ -22,7 +22,7 @@ from tilework import session
 from tilework.array.core import Array
 from tilework.base import config
 from tilework.base.errors import BlockResultError, ConfigError, MemoryBudgetError, UnsupportedError
-from tilework.engine.cluster.processes import close
+from tilework.engine.cluster.client.processes import close
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph

@@ -136,11 +136,11 @@ def _engine(settings: config.Settings) -> Engine | RemoteEngine:
     if scheduler == "sync":
         return SyncEngine()
     if scheduler == "processes":
-        from tilework.engine.cluster.processes import processes
+        from tilework.engine.cluster.client.processes import processes
 
         return processes(config.resolve_workers(settings), config.resolve_memory(settings), settings.spill_directory)
     if isinstance(scheduler, str):
-        from tilework.engine.cluster.engine import connected
+        from tilework.engine.cluster.client.engine import connected
 
         return connected(scheduler)
     offered = getattr(scheduler, "__tilework_engine__", None)  # of a Client, a LocalCluster

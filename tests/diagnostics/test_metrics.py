@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.diagnostics.visitors import NOW
 from tilework.diagnostics import metrics as module
 from tilework.diagnostics.metrics import metrics
-from tilework.engine.cluster.snapshot import Counters, OperationSnapshot
+from tilework.engine.cluster.wire.snapshot import Counters, OperationSnapshot
 
 SAMPLE = re.compile(
     r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)"

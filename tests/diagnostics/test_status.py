@@ -11,7 +11,7 @@ from tests.diagnostics.visitors import BEARER, NOW, TOKEN, connected, get, port
 from tilework.base.errors import ConfigError
 from tilework.diagnostics import status
 from tilework.diagnostics.status import MAX_HANDLERS, StatusServer, serve
-from tilework.engine.cluster.snapshot import Snapshot
+from tilework.engine.cluster.wire.snapshot import Snapshot
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "10.0.0.1", "example.org", "127.0.0.1:80"])

@@ -16,7 +16,7 @@ from tests.diagnostics.visitors import BEARER, NOW, TOKEN, connected, get, port,
 from tilework.diagnostics import visit
 from tilework.diagnostics.metrics import metrics
 from tilework.diagnostics.status import MAX_REQUEST, StatusServer, serve
-from tilework.engine.cluster.snapshot import (
+from tilework.engine.cluster.wire.snapshot import (
     ClientSnapshot,
     EventSnapshot,
     MemorySnapshot,

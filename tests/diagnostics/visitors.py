@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 from urllib.request import OpenerDirector, Request, build_opener
 
 from tilework.diagnostics.status import StatusServer
-from tilework.engine.cluster.snapshot import (
+from tilework.engine.cluster.wire.snapshot import (
     ClientSnapshot,
     Counters,
     EventSnapshot,

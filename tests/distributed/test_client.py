@@ -32,7 +32,7 @@ from tilework.distributed import (
     secede,
     wait,
 )
-from tilework.engine.cluster.versions import versions
+from tilework.engine.cluster.wire.versions import versions
 
 
 def inc(x: int) -> int:
@@ -614,7 +614,7 @@ def test_bad_options(cluster: LocalCluster) -> None:
 
 def test_other_versions_are_refused(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     other = {**versions(), "python": "3.10.1"}
-    monkeypatch.setattr("tilework.engine.cluster.link.versions", lambda: other)
+    monkeypatch.setattr("tilework.engine.cluster.client.link.versions", lambda: other)
     with pytest.raises(ConnectionLostError, match=r"python .* on the cluster and 3\.10\.1 on the client"):
         Client(cluster)
 

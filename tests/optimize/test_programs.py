@@ -25,7 +25,7 @@ from tilework.base.errors import PlanError, UnknownChunksError
 from tilework.base.tokens import unique_token
 from tilework.delayed.core import Delayed
 from tilework.engine import taskgraph
-from tilework.engine.cluster.processes import ProcessesEngine
+from tilework.engine.cluster.client.processes import ProcessesEngine
 from tilework.engine.local.sync import SyncEngine
 from tilework.engine.local.threads import ThreadsEngine
 from tilework.engine.protocol import RunOptions

@@ -18,10 +18,10 @@ import psutil
 from tilework.base.errors import ConfigError, ConnectionLostError, TileworkError
 from tilework.base.sizes import format_bytes, format_time, parse_time
 from tilework.distributed.cluster import cluster_config
-from tilework.engine.cluster import register
-from tilework.engine.cluster.launch import Launched, launch
-from tilework.engine.cluster.link import Link
-from tilework.engine.cluster.register import Entry
+from tilework.engine.cluster.client.link import Link
+from tilework.engine.cluster.start.launch import Launched, launch
+from tilework.engine.cluster.wire import register
+from tilework.engine.cluster.wire.register import Entry
 
 PATIENCE = 5.0
 """Seconds that a cluster may take to answer, and to end."""

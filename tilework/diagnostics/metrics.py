@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tilework.engine.cluster.snapshot import Counters, Snapshot
+from tilework.engine.cluster.wire.snapshot import Counters, Snapshot
 
 _Samples = Iterable[tuple[dict[str, str], float]]
 _COUNTERS = {

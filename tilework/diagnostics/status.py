@@ -26,10 +26,10 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from tilework.base.errors import ConfigError
-from tilework.engine.cluster.snapshot import Snapshot
+from tilework.engine.cluster.wire.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from tilework.engine.cluster.server import Server
+    from tilework.engine.cluster.scheduler.server import Server
 
 MAX_HANDLERS = 8
 """Requests that are served at a time."""

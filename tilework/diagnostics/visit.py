@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tilework.diagnostics.metrics import metrics
 from tilework.diagnostics.status import LOOPBACK, MAX_REQUEST, PATIENCE
-from tilework.engine.cluster.snapshot import Snapshot
+from tilework.engine.cluster.wire.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from tilework.diagnostics.status import StatusServer
@@ -40,7 +40,7 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def status_json(snapshot: Snapshot) -> str:
-    """A snapshot as JSON: names as in :mod:`tilework.engine.cluster.snapshot`."""
+    """A snapshot as JSON: names as in :mod:`tilework.engine.cluster.wire.snapshot`."""
     return json.dumps(asdict(snapshot))
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from tilework.base.errors import ConfigError, TileworkError, UnsupportedError
 from tilework.base.sizes import parse_time
 from tilework.distributed.future import futures_of
-from tilework.engine.cluster import values
-from tilework.engine.cluster.link import Link
-from tilework.engine.cluster.versions import mismatch, versions
+from tilework.engine.cluster.client.link import Link
+from tilework.engine.cluster.store import values
+from tilework.engine.cluster.wire.versions import mismatch, versions
 
 _ANSWER_SECONDS = 5.0
 """Reprs wait no longer than this."""

@@ -12,9 +12,9 @@ import numpy as np
 
 from tilework.base.errors import UnsupportedError
 from tilework.distributed.future import Future
-from tilework.engine.cluster import values
-from tilework.engine.cluster.arena import Slot
-from tilework.engine.cluster.messages import Stored, Value
+from tilework.engine.cluster.store import values
+from tilework.engine.cluster.store.arena import Slot
+from tilework.engine.cluster.wire.messages import Stored, Value
 
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types of which a pickle needs no care, and which hold no futures."""

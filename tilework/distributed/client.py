@@ -29,10 +29,12 @@ from tilework.distributed.arguments import (
 from tilework.distributed.cluster import LocalCluster
 from tilework.distributed.executor import ClientExecutor
 from tilework.distributed.future import Future, futures_of
-from tilework.engine.cluster import messages, values, worker
-from tilework.engine.cluster.engine import Block, ClusterEngine
-from tilework.engine.cluster.known import FINISHED, PENDING
-from tilework.engine.cluster.link import Link
+from tilework.engine.cluster.client.engine import Block, ClusterEngine
+from tilework.engine.cluster.client.known import FINISHED, PENDING
+from tilework.engine.cluster.client.link import Link
+from tilework.engine.cluster.store import values
+from tilework.engine.cluster.wire import messages
+from tilework.engine.cluster.workers import worker
 
 CALLS = 1000
 """Calls in one message: workers begin with the first while the next are pickled."""

@@ -17,9 +17,9 @@ from tilework.base import config, machine
 from tilework.base.errors import ClusterClosedError, ConfigError, TileworkError, UnsupportedError
 from tilework.base.sizes import format_bytes, parse_bytes, parse_time
 from tilework.distributed import html
-from tilework.engine.cluster.engine import ClusterEngine
-from tilework.engine.cluster.launch import ClusterConfig, launch
-from tilework.engine.cluster.link import Link
+from tilework.engine.cluster.client.engine import ClusterEngine
+from tilework.engine.cluster.client.link import Link
+from tilework.engine.cluster.start.launch import ClusterConfig, launch
 
 if TYPE_CHECKING:
     from tilework.distributed.client import Client

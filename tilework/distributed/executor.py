@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilework.distributed.future import Future
-from tilework.engine.cluster.messages import TaskOptions
+from tilework.engine.cluster.wire.messages import TaskOptions
 
 if TYPE_CHECKING:
     from tilework.distributed.client import Client

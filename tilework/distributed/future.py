@@ -15,8 +15,8 @@ from tilework.base.errors import ClusterClosedError, TileworkError
 from tilework.base.sizes import parse_time
 from tilework.delayed.core import Delayed
 from tilework.distributed import html, registry
-from tilework.engine.cluster.known import ERROR, FINISHED, PENDING, State
-from tilework.engine.cluster.link import Link
+from tilework.engine.cluster.client.known import ERROR, FINISHED, PENDING, State
+from tilework.engine.cluster.client.link import Link
 from tilework.plan import build
 from tilework.plan.ops import Node
 

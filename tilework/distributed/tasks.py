@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tilework.distributed.client import Client, get_client
-from tilework.engine.cluster import worker
+from tilework.engine.cluster.workers import worker
 
 
 @dataclass(frozen=True, slots=True)

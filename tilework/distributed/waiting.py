@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TextIO
 from tilework.base.errors import ConfigError
 from tilework.base.sizes import format_count, format_time, parse_time
 from tilework.distributed.future import Future, futures_of, link_of
-from tilework.engine.cluster.known import FINISHED, PENDING, State
-from tilework.engine.cluster.link import Link
+from tilework.engine.cluster.client.known import FINISHED, PENDING, State
+from tilework.engine.cluster.client.link import Link
 
 ALL_COMPLETED = "ALL_COMPLETED"
 FIRST_COMPLETED = "FIRST_COMPLETED"

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from tilework.engine.cluster import values
-from tilework.engine.cluster.arena import Arena, Slot
+from tilework.engine.cluster.store import values
+from tilework.engine.cluster.store.arena import Arena, Slot
 from tilework.engine.events import Listener
 from tilework.engine.protocol import RunOptions
 from tilework.engine.taskgraph import TaskGraph
 
 _PROGRAM = """
 import pickle, sys
-from tilework.engine.cluster import values
-from tilework.engine.cluster.arena import Arena, Slot
+from tilework.engine.cluster.store import values
+from tilework.engine.cluster.store.arena import Arena, Slot
 from tilework.engine.local.sync import SyncEngine
 
 arena = Arena.open(eval(sys.argv[1]))

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from tilework.base.errors import MemoryBudgetError
-from tilework.engine.cluster import messages, scheduling
-from tilework.engine.cluster.members import Cause, Worker
-from tilework.engine.cluster.messages import OnDisk, Stored
-from tilework.engine.cluster.values import load_error
+from tilework.engine.cluster.scheduler import scheduling
+from tilework.engine.cluster.scheduler.members import Cause, Worker
+from tilework.engine.cluster.store.values import load_error
+from tilework.engine.cluster.wire import messages
+from tilework.engine.cluster.wire.messages import OnDisk, Stored
 from tilework.engine.local.check import Watched
 
 SLOT_BITS = 32

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.engine.cluster import leaks
 from tilework.distributed.client import Client
-from tilework.engine.cluster.launch import ClusterConfig, Launched, launch
+from tilework.engine.cluster.start.launch import ClusterConfig, Launched, launch
 
 PATIENCE = 30.0  # seconds for what must happen soon
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tilework.base.errors import ConnectionLostError
-from tilework.engine.cluster import auth
+from tilework.engine.cluster.wire import auth
 
 GREETING = b"tilework" + auth.PROTOCOL.to_bytes(2, "big") + bytes(32)
 ANSWER = 8 + 2 + 32 + 32  # bytes of the scheduler's answer to it

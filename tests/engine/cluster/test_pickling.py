@@ -21,7 +21,7 @@ import tilework as tw
 import tilework.array as ta
 from tests.engine.cluster.elsewhere import ElsewhereEngine
 from tilework.base.errors import StorageError, UnsupportedError
-from tilework.engine.cluster.messages import Stored
+from tilework.engine.cluster.wire.messages import Stored
 
 X = np.random.default_rng(0).random((300, 400))
 CHUNKS = (100, 100)

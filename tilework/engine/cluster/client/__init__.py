@@ -1,0 +1,1 @@
+"""A client's connection to its cluster, and the engines that run task graphs over it."""

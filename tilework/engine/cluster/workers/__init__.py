@@ -1,0 +1,1 @@
+"""The worker process: takes batches of tasks and runs them."""
