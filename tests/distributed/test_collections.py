@@ -192,6 +192,22 @@ def test_writing(client: Client, tmp_path: Path) -> None:
     np.testing.assert_array_equal(target, NUMPY)
 
 
+def keep(array: np.ndarray) -> float:
+    vars(sys.modules["__main__"])["kept"] = array  # one that all functions share in a worker
+    return float(array.sum())
+
+
+def sum_of_kept() -> float:
+    return float(np.sum(vars(sys.modules["__main__"]).pop("kept", 0.0)))
+
+
+def test_what_a_task_keeps_of_its_plan_stays_as_it_is(client: Client) -> None:
+    assert tw.delayed(keep)(np.ones(1_000_000)).compute() == 1e6
+    for k in range(2, 6):
+        assert tw.delayed(np.sum)(np.full(1_000_000, float(k))).compute() == k * 1e6
+    assert sorted(client.run(sum_of_kept).values()) == [0.0, 1e6]
+
+
 # ---------------------------------------------------------------- futures and lazy things
 
 

@@ -86,6 +86,8 @@ class ImaginedWorker:
                 self.known.add((kind.__name__, message.number))
             elif kind is messages.Forget:
                 self.known -= {("Function", n) for n in message.functions} | {("Graph", n) for n in message.graphs}
+                for number in message.graphs:
+                    self.say(messages.Forgotten(number))
             elif kind is messages.GiveBack:
                 for batch in [work for work in self.works[1:] if work.number in message.batches]:
                     self.works.remove(batch)

@@ -32,6 +32,7 @@ from tilework.engine.cluster.wire.messages import (
     Failed,
     Finished,
     Forget,
+    Forgotten,
     Free,
     Function,
     GiveBack,
@@ -517,7 +518,8 @@ def test_a_cancelled_graph_is_given_up_between_tiles(one: Worker, tmp_path: Path
     gate.reached()
     one.say(Forget((), (0,)))
     one.say(RunOnWorker(1, cloudpickle.dumps(os.getpid)))
-    one.hear(Ran)  # so that Forget was heard
+    assert one.hear(Forgotten).graph == 0
+    one.hear(Ran)
     gate.open()
     assert isinstance(load_error(one.hear(Failed).error), Cancelled)
     assert one.run(add, 1, 1) == 2

@@ -22,6 +22,7 @@ from tilework.engine.cluster.wire.messages import (
     Failed,
     Finished,
     Forget,
+    Forgotten,
     Function,
     GiveBack,
     Graph,
@@ -175,9 +176,10 @@ class Dispatch:
             worker.functions.add(function)
             found = self._futures.functions[function]
             worker.channel.send(Function(function, found.blob, found.name))
-        for number in {todo.graph for todo in work if type(todo) is BlockTask} - worker.graphs:
-            worker.graphs.add(number)
+        for number in {todo.graph for todo in work if type(todo) is BlockTask} - worker.graphs.keys():
             graph = self._futures.graphs[number]
+            worker.graphs[number] = graph.payload
+            self._blocks.ref(graph.payload)
             worker.channel.send(Graph(number, graph.payload, graph.base, graph.held))
 
     def forget(self) -> None:
@@ -185,13 +187,17 @@ class Dispatch:
         functions, graphs = self._futures.obsolete
         if functions or graphs:
             for worker in self._members.workers.values():
-                known = worker.functions.intersection(functions), worker.graphs.intersection(graphs)
+                known = worker.functions.intersection(functions), worker.graphs.keys() & graphs
                 if known[0] or known[1]:
                     worker.functions -= known[0]
-                    worker.graphs -= known[1]
+                    worker.forgetting.update((number, worker.graphs.pop(number)) for number in known[1])
                     worker.channel.send(Forget(tuple(known[0]), tuple(known[1])))
             functions.clear()
             graphs.clear()
+
+    def forgotten(self, worker: Worker, message: Forgotten) -> None:
+        """A worker does not look at a graph any more."""
+        self._blocks.unref(worker.forgetting.pop(message.graph))
 
     # ------------------------------------------------------------ in
 

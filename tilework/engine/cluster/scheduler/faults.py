@@ -72,7 +72,7 @@ class Faults:
                 blocks.kept(task)
             core.died(worker.spilling)
         core.unpin(worker.viewed)
-        for value in worker.viewed_arguments.values():
+        for value in [*worker.viewed_arguments.values(), *worker.graphs.values(), *worker.forgetting.values()]:
             blocks.unref(value)
         began = max((batch.sent for batch in worker.batches.values()), default=now)
         self._members.leave(worker)

@@ -58,7 +58,8 @@ class Worker:
     state: str = STARTING
     pid: int = 0
     functions: set[int] = field(default_factory=set)  # numbers of those it knows
-    graphs: set[int] = field(default_factory=set)
+    graphs: dict[int, Value] = field(default_factory=dict)  # that it knows, by number: payloads, in use by it ...
+    forgetting: dict[int, Value] = field(default_factory=dict)  # ... until it has not only been told to, but does
     batches: dict[int, UnderWay] = field(default_factory=dict)  # in the order in which they were sent
     free: list[int] = field(default_factory=list)  # credits of which it has no batch, the next one last
     spilling: int | None = None  # the credit that spills

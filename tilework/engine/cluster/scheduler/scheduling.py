@@ -75,6 +75,7 @@ class Scheduling:
             messages.Loaded: lambda worker, message: dispatch.loaded(message),
             messages.Spilled: dispatch.spilled,
             messages.Unviewed: dispatch.unviewed,
+            messages.Forgotten: dispatch.forgotten,
             messages.Blocked: self._blocked,
         }
 

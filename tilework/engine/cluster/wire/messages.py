@@ -232,6 +232,12 @@ class Unviewed(NamedTuple):
     tasks: tuple[int, ...]
 
 
+class Forgotten(NamedTuple):
+    """Nobody looks at the memory of this graph's payload any more, which the worker was told to forget."""
+
+    graph: int
+
+
 class Blocked(NamedTuple):
     """A task of this worker waits for another (``delta`` 1), so that it may run one more; or does no longer (-1)."""
 

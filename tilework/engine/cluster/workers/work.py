@@ -14,6 +14,7 @@ from tilework.engine.cluster.store import values
 from tilework.engine.cluster.store.arena import Arena
 from tilework.engine.cluster.wire.messages import Batch, Function, Graph, Stored, Value
 from tilework.engine.cluster.workers.inputs import Inputs
+from tilework.engine.kernels.context import Cancelled
 from tilework.engine.local.execute import Executor
 from tilework.engine.taskgraph import TaskGraph
 
@@ -40,24 +41,60 @@ class KnownFunction:
 
 
 class KnownGraph:
-    """A task graph, unpickled when its first task runs. Its arrays are views, good until it is forgotten."""
+    """A task graph, unpickled when its first task runs. Its arrays are views, which user code may keep.
 
-    def __init__(self, message: Graph) -> None:
+    Parameters
+    ----------
+    message
+        What the scheduler says of it.
+    gone
+        Called once it is forgotten and nobody looks at its memory any more; by any thread.
+    """
+
+    def __init__(self, message: Graph, gone: Callable[[], None]) -> None:
         self._payload, self._base, self._held = message.payload, message.base, message.held
+        self._gone = gone
+        self._missing = [None]  # one of two conditions; who finds it empty is the second. To pop is atomic
         self._lock = Lock()
-        self._tasks: TaskGraph | None = None
+        self._tasks: TaskGraph | Exception | None = None  # or why there is none: it is unpickled once
         self.stage_of = memoryview(b"")
         self.forgotten = False  # polled by kernels between tiles
         self.executors: dict[Any, tuple[Executor, GraphValues]] = {}
 
     def load(self, arena: Arena) -> TaskGraph:
         with self._lock:
+            if self.forgotten:
+                raise Cancelled
             if self._tasks is None:
-                with _unpickling("the plan"):
-                    graph: TaskGraph = values.load(self._payload, arena)
-                self.stage_of = np.repeat(np.arange(len(graph.stages), dtype=np.int32), np.diff(graph.offsets)).data
-                self._tasks = graph
+                try:
+                    with _unpickling("the plan"):
+                        graph: TaskGraph = values.load(self._payload, arena, self._condition)
+                except Exception as error:
+                    self._tasks = error
+                else:
+                    stages = np.arange(len(graph.stages), dtype=np.int32)
+                    self.stage_of = np.repeat(stages, np.diff(graph.offsets)).data
+                    self._tasks = graph
+            if isinstance(self._tasks, Exception):
+                raise self._tasks
             return self._tasks
+
+    def forget(self) -> None:
+        """The scheduler will not ask for tasks of it any more."""
+        with self._lock:
+            self.forgotten = True
+            unpickled, self._tasks = self._tasks is not None, None
+        self.executors.clear()
+        if not unpickled:
+            self._condition()
+        self._condition()
+
+    def _condition(self) -> None:
+        """It is forgotten, or nobody looks at it. Tells if the other one has come true as well."""
+        try:
+            self._missing.pop()
+        except IndexError:
+            self._gone()
 
     def block(self, task: int) -> int:
         """The scheduler's number of a task of this graph."""

@@ -44,6 +44,7 @@ from tilework.engine.cluster.wire.messages import (
     Failed,
     Finished,
     Forget,
+    Forgotten,
     Free,
     Function,
     GiveBack,
@@ -255,7 +256,8 @@ class Worker:
         elif kind is Function:
             self.functions[message.number] = KnownFunction(message)
         elif kind is Graph:
-            self.graphs[message.number] = KnownGraph(message)
+            gone = partial(self.outbox.post, Forgotten(message.number))
+            self.graphs[message.number] = KnownGraph(message, gone)
         elif kind is GiveBack:
             self._give_back(message.batches)
         elif kind is SpillBlocks:
@@ -295,10 +297,7 @@ class Worker:
         for number in message.functions:
             self.functions.pop(number, None)
         for number in message.graphs:
-            graph = self.graphs.pop(number, None)
-            if graph is not None:
-                graph.forgotten = True
-                graph.executors.clear()
+            self.graphs.pop(number).forget()
 
     def _run_aside(self, message: RunOnWorker) -> None:
         try:
