@@ -33,10 +33,12 @@ class Real:
 
     def worker(self, number: int = 0) -> int:
         """The process of a worker that serves."""
-        self.ask("wait_for_workers", number + 1)
-        return self.workers()[number]["pid"]
+        while not (pid := self.workers().get(number, {"pid": 0})["pid"]):  # it may just be replaced
+            self.ask("wait_for_workers", number + 1)
+        return pid
 
     def kill(self, pid: int, signum: int = signal.SIGKILL) -> None:
+        assert pid > 0, "0 would be all of us"
         with suppress(ProcessLookupError):
             os.kill(pid, signum)
 
