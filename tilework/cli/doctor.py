@@ -20,6 +20,7 @@ import psutil
 
 from tilework.base import config, machine
 from tilework.base.sizes import format_bytes, format_count, format_time
+from tilework.diagnostics.progress import ProgressBar
 from tilework.distributed.client import Client
 
 
@@ -156,7 +157,6 @@ def _try_linalg() -> None:
 
 def _try_progress() -> None:
     import tilework.array as ta
-    from tilework.diagnostics.progress import ProgressBar
 
     out = StringIO()
     with ProgressBar(file=out):

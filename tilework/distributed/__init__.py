@@ -1,8 +1,8 @@
 """Clusters and futures: ``Client``, ``LocalCluster``, ``as_completed``, ``wait`` and their kin.
 
->>> from tilework.distributed import Client  # doctest: +SKIP
->>> client = Client(n_workers=4)  # doctest: +SKIP
->>> client.submit(sum, [1, 2]).result()  # doctest: +SKIP
+>>> from tilework.distributed import Client
+>>> with Client(n_workers=2) as client:
+...     client.submit(sum, [1, 2]).result()
 3
 
 Importing this starts nothing and imports nothing more: each name is loaded when it is first asked for.

@@ -70,10 +70,10 @@ class Client(Administration):
 
     Examples
     --------
-    >>> client = Client(n_workers=2)  # doctest: +SKIP
-    >>> client.gather(client.map(abs, [-1, 2, -3]))  # doctest: +SKIP
+    >>> client = Client(n_workers=2)
+    >>> client.gather(client.map(abs, [-1, 2, -3]))
     [1, 2, 3]
-    >>> client.close()  # doctest: +SKIP
+    >>> client.close()
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class LocalCluster:
 
     Examples
     --------
-    >>> with LocalCluster(n_workers=2) as cluster, cluster.get_client() as client:  # doctest: +SKIP
+    >>> with LocalCluster(n_workers=2) as cluster, cluster.get_client() as client:
     ...     client.submit(sum, [1, 2]).result()
     3
     """

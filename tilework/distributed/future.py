@@ -42,11 +42,12 @@ class Future:
 
     Examples
     --------
-    >>> from tilework.distributed import Client  # doctest: +SKIP
-    >>> client = Client()  # doctest: +SKIP
-    >>> future = client.submit(sum, [1, 2])  # doctest: +SKIP
-    >>> future.result()  # doctest: +SKIP
+    >>> from tilework.distributed import Client
+    >>> client = Client(n_workers=1)
+    >>> future = client.submit(sum, [1, 2])
+    >>> future.result()
     3
+    >>> client.close()
     """
 
     __slots__ = ("__weakref__", "_released", "_type", "client", "state")

@@ -95,10 +95,10 @@ class as_completed:
 
     Examples
     --------
-    >>> for future in as_completed(client.map(abs, [-1, 2])):  # doctest: +SKIP
-    ...     print(future.result())
-    1
-    2
+    >>> from tilework.distributed import Client
+    >>> with Client(n_workers=1) as client:
+    ...     sorted(future.result() for future in as_completed(client.map(abs, [-1, 2])))
+    [1, 2]
     """
 
     def __init__(

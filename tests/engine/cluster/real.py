@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.engine.cluster import leaks
 from tilework.distributed.client import Client
 from tilework.engine.cluster.start.launch import ClusterConfig, Launched, launch
@@ -93,3 +95,8 @@ class Gate:
 
     def wait(self, name: object, times: int = 1) -> None:
         until(lambda: self.reached(name) >= times)
+
+
+def options(**of_cluster: Any) -> pytest.MarkDecorator:
+    """Marks a test that wants such a cluster: see the fixture ``cluster``."""
+    return pytest.mark.parametrize("cluster", [pytest.param(of_cluster, id="cluster")], indirect=True)

@@ -198,7 +198,9 @@ class _Reduction:
     each position has groups of its own.
     """
 
-    def __init__(self, groupers: Sequence[Any], dims: Dims, func: str, skipna: bool | None, options: dict[str, Any]):
+    def __init__(
+        self, groupers: Sequence[Any], dims: Dims, func: str, skipna: bool | None, options: dict[str, Any]
+    ) -> None:
         self.dims, self.func, self.skipna, self.options = dims, func, skipna, options
         self.labels = [grouper.codes for grouper in groupers]
         self.group_dims = list(dict.fromkeys(d for labels in self.labels for d in labels.dims))

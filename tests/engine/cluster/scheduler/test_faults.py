@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from operator import add, mul
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.engine.cluster import real
-from tests.engine.cluster.real import Gate, Real
+from tests.engine.cluster.real import Gate, Real, options
 from tilework.base.errors import (
     ConnectionLostError,
     KilledWorker,
@@ -31,22 +30,6 @@ from tilework.base.errors import (
 from tilework.distributed import Client, fire_and_forget, wait
 from tilework.engine.cluster.scheduler.clients import CLIENT_SHIFT
 from tilework.engine.cluster.scheduler.faults import _is_guilty
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Iterator[Real]:
-    """A cluster, with the options that a test is marked with. It ends after the test's variables are gone."""
-    with real.cluster(**getattr(request, "param", {})) as made:
-        yield made
-
-
-def options(**of_cluster: Any) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("cluster", [pytest.param(of_cluster, id="cluster")], indirect=True)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path)
 
 
 def pause(seconds: float, value: int) -> int:

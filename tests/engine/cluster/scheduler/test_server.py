@@ -9,39 +9,20 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from operator import add
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.engine.cluster import leaks, real, strangers
-from tests.engine.cluster.real import Gate, Real
+from tests.engine.cluster.real import Gate, Real, options
 from tilework.base.errors import ConfigError, ConnectionLostError
 from tilework.distributed import Client, wait
 from tilework.engine.cluster.client import link
 from tilework.engine.cluster.start import launch
 from tilework.engine.cluster.wire import register
 from tilework.engine.cluster.wire.versions import versions
-
-
-@pytest.fixture
-def cluster(request: pytest.FixtureRequest) -> Iterator[Real]:
-    """A cluster, with the options that a test is marked with. It ends after the test's variables are gone."""
-    with real.cluster(**getattr(request, "param", {})) as made:
-        yield made
-
-
-def options(**of_cluster: Any) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("cluster", [pytest.param(of_cluster, id="cluster")], indirect=True)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path)
-
 
 # ---------------------------------------------------------------- who comes in
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,18 +17,6 @@ from tilework.engine.cluster.store.arena import ALIGNMENT, BOARD_THREADS, PAGE, 
 
 MB = 1 << 20
 DOUBLES = np.dtype(float)
-
-
-@pytest.fixture
-def arena() -> Iterator[Arena]:
-    arena = Arena.create(4, 64 * MB)
-    yield arena
-    arena.close()
-
-
-@pytest.fixture
-def slot(arena: Arena) -> Slot:
-    return Slot(arena, 1, 8 * MB)
 
 
 def resident(arena: Arena) -> int:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +45,6 @@ from tilework.engine.cluster.wire.messages import OnDisk, Scratch, Stored
 MB = 1 << 20
 BIG = 100_000
 DOUBLES = np.dtype(float)
-
-
-@pytest.fixture
-def arena() -> Iterator[Arena]:
-    arena = Arena.create(4, 64 * MB)
-    yield arena
-    arena.close()
-
-
-@pytest.fixture
-def slot(arena: Arena) -> Slot:
-    return Slot(arena, 1)
 
 
 def stored(value: Any, slot: Slot, *args: Any, **kwargs: Any) -> Stored:
